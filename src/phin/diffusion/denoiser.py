@@ -1,0 +1,100 @@
+"""The denoiser: a network, read as x̂ = E[x | z].
+
+Everything that samples, guides or measures sees only a `Denoise`, a function (z, level) -> Prediction whose condition
+is already bound; the exact denoisers of the tests and a trained network are the same thing to it.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .level import Level
+from .parameterization import Parameterization
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of z."""
+
+    x: Tensor
+    """E[x | z], of z's shape."""
+    frac: Tensor | None = None
+    """Where the reverse variance lies between the smallest (0) and the largest (1) sensible one, in log; learned."""
+
+
+Denoise = Callable[[Tensor, Level], Prediction]
+"""(z, level) -> Prediction, the condition bound. Level: one level (), or one a picture (B, 1, ..., 1)."""
+
+
+class Denoiser(nn.Module):
+    """A network F(z, log_snr, **cond) with a parameterization: x̂ = skip z + out F(in z, log_snr).
+
+    The network sees z / sqrt(sigma² + alpha² sigma_data²), of unit variance for data of that standard deviation, and
+    the log-SNR, whatever the scaling: a model trained under one scaling is sampled under any other.
+
+    Args:
+        net: `net(z, log_snr, **cond)`, log_snr (B,), gives the channels of z, or twice as many with `learn_var`.
+        param: What the network's output means.
+        learn_var: The second half of the channels is the variance's place, (F + 1) / 2 in [0, 1] (improved DDPM,
+            arXiv:2102.09672, eq. 15).
+        sigma_data: Standard deviation of the data that the input is scaled for; EDM uses 0.5, all others 1.
+    """
+
+    def __init__(self, net: nn.Module, param: Parameterization, learn_var: bool = False, sigma_data: float = 1.0) -> None:
+        super().__init__()
+        self.net = net
+        self.param = param
+        self.learn_var = learn_var
+        self.sigma_data = sigma_data
+
+    def forward(self, z: Tensor, level: Level, **cond: Any) -> Prediction:
+        """E[x | z] at the level, under the condition."""
+        level = level.view(z.ndim)
+        variance = level.sigma**2 + (level.alpha * self.sigma_data) ** 2
+        log_snr = level.log_snr.to(z).flatten().expand(len(z))
+        raw = self.net(z * variance.rsqrt(), log_snr, **cond)
+        frac = None
+        if self.learn_var:
+            raw, frac = raw.chunk(2, dim=1)
+            frac = (frac + 1) / 2
+        skip, out = self.param(level)
+        return Prediction(skip * z + out * raw.to(z), frac)
+
+    def given(self, **cond: Any) -> "Given":
+        """This denoiser with its condition bound.
+
+        Raises:
+            ValueError: If the network takes no condition of that name.
+        """
+        takes = [name for name in inspect.signature(self.net.forward).parameters if name not in ("z", "log_snr")]
+        for name in cond:
+            if name not in takes:
+                raise ValueError(f"the network takes no condition {name!r}; it takes {', '.join(takes) or 'none'}")
+        return Given(self, cond)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A denoiser with its condition bound: a `Denoise`."""
+
+    denoiser: Denoiser
+    cond: dict[str, Any]
+
+    def __call__(self, z: Tensor, level: Level) -> Prediction:
+        return self.denoiser(z, level, **self.cond)
+
+    def fits(self, other: "Given") -> bool:
+        """Whether `beside` can serve both: one denoiser, conditions of the same names."""
+        return self.denoiser is other.denoiser and self.cond.keys() == other.cond.keys()
+
+    def beside(self, other: "Given", z: Tensor, level: Level) -> tuple[Prediction, Prediction]:
+        """The predictions under both conditions, in one pass over a doubled batch."""
+        both = {name: torch.cat([value, other.cond[name]]) for name, value in self.cond.items()}
+        level = level if level.log_snr.ndim == 0 else level._make(torch.cat([field, field]) for field in level)
+        x, frac = self.denoiser(torch.cat([z, z]), level, **both)
+        fracs = (None, None) if frac is None else frac.chunk(2)
+        first, second = x.chunk(2)
+        return Prediction(first, fracs[0]), Prediction(second, fracs[1])
