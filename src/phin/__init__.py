@@ -23,7 +23,7 @@ _HOMES = {
     "RECIPES": "phin.recipes",
     "train": "phin.recipes",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = ["RECIPES", "Model", "PhinError", "__version__", "load", "sample", "samples", "train"]
 
 
 def __getattr__(name: str) -> Any:

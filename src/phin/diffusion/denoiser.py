@@ -1,7 +1,7 @@
 """The denoiser: a network, read as x̂ = E[x | z].
 
-Everything that samples, guides or measures sees only a `Denoise`, a function (z, level) -> Prediction whose condition
-is already bound; the exact denoisers of the tests and a trained network are the same thing to it.
+Everything that samples, guides or measures sees only a `Denoise`, a function (z, level) -> Prediction whose
+condition is already bound; the exact denoisers of the tests and a trained network are the same thing to it.
 """
 
 import inspect
@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
     x: Tensor
     """E[x | z], of z's shape."""
     frac: Tensor | None = None
-    """Where the reverse variance lies between the smallest (0) and the largest (1) sensible one, in log; learned."""
+    """Learned: where the log of the reverse variance lies between the smallest (0) and the largest (1)."""
 
 
 Denoise = Callable[[Tensor, Level], Prediction]
@@ -32,18 +32,22 @@ Denoise = Callable[[Tensor, Level], Prediction]
 class Denoiser(nn.Module):
     """A network F(z, log_snr, **cond) with a parameterization: x̂ = skip z + out F(in z, log_snr).
 
-    The network sees z / sqrt(sigma² + alpha² sigma_data²), of unit variance for data of that standard deviation, and
-    the log-SNR, whatever the scaling: a model trained under one scaling is sampled under any other.
+    The network sees z / sqrt(sigma² + alpha² sigma_data²), of unit variance for data of that standard
+    deviation, and the log-SNR, whatever the scaling: a model trained under one scaling is sampled under any
+    other.
 
     Args:
-        net: `net(z, log_snr, **cond)`, log_snr (B,), gives the channels of z, or twice as many with `learn_var`.
+        net: `net(z, log_snr, **cond)`, log_snr (B,), gives the channels of z, or twice as many with
+            `learn_var`.
         param: What the network's output means.
-        learn_var: The second half of the channels is the variance's place, (F + 1) / 2 in [0, 1] (improved DDPM,
-            arXiv:2102.09672, eq. 15).
+        learn_var: The second half of the channels is the variance's place, (F + 1) / 2 in [0, 1] (improved
+            DDPM, arXiv:2102.09672, eq. 15).
         sigma_data: Standard deviation of the data that the input is scaled for; EDM uses 0.5, all others 1.
     """
 
-    def __init__(self, net: nn.Module, param: Parameterization, learn_var: bool = False, sigma_data: float = 1.0) -> None:
+    def __init__(
+        self, net: nn.Module, param: Parameterization, learn_var: bool = False, sigma_data: float = 1.0
+    ) -> None:
         super().__init__()
         self.net = net
         self.param = param
@@ -69,10 +73,14 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: If the network takes no condition of that name.
         """
-        takes = [name for name in inspect.signature(self.net.forward).parameters if name not in ("z", "log_snr")]
+        takes = [
+            name for name in inspect.signature(self.net.forward).parameters if name not in ("z", "log_snr")
+        ]
         for name in cond:
             if name not in takes:
-                raise ValueError(f"the network takes no condition {name!r}; it takes {', '.join(takes) or 'none'}")
+                raise ValueError(
+                    f"the network takes no condition {name!r}; it takes {', '.join(takes) or 'none'}"
+                )
         return Given(self, cond)
 
 
@@ -93,7 +101,9 @@ class Given:
     def beside(self, other: "Given", z: Tensor, level: Level) -> tuple[Prediction, Prediction]:
         """The predictions under both conditions, in one pass over a doubled batch."""
         both = {name: torch.cat([value, other.cond[name]]) for name, value in self.cond.items()}
-        level = level if level.log_snr.ndim == 0 else level._make(torch.cat([field, field]) for field in level)
+        level = (
+            level if level.log_snr.ndim == 0 else level._make(torch.cat([field, field]) for field in level)
+        )
         x, frac = self.denoiser(torch.cat([z, z]), level, **both)
         fracs = (None, None) if frac is None else frac.chunk(2)
         first, second = x.chunk(2)

@@ -1,7 +1,7 @@
 """Guidance: maps from denoisers to a denoiser.
 
-A guidance scale always means `null + scale (cond - null)`: 0 is unconditional, 1 plain conditional, above 1 sharpens.
-Papers that write (1 + w) cond - w null have scale = 1 + w.
+A guidance scale always means `null + scale (cond - null)`: 0 is unconditional, 1 plain conditional, above 1
+sharpens. Papers that write (1 + w) cond - w null have scale = 1 + w.
 """
 
 import torch
@@ -26,7 +26,8 @@ def classifier_free(
         cond: The conditional denoiser.
         null: The unconditional one.
         scale: 0 unconditional, 1 conditional.
-        interval: The log-SNRs (low, high) between which guidance acts; outside it is plain conditional (arXiv:2404.07724).
+        interval: The log-SNRs (low, high) between which guidance acts; outside it is plain conditional
+            (arXiv:2404.07724).
         rescale: Between 0 and 1, how far each picture's standard deviation is drawn back to the conditional
             prediction's (arXiv:2305.08891, eq. 14-16, on x̂).
 
@@ -66,7 +67,9 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
 
 
 def dynamic_threshold(denoise: Denoise, quantile: float = 0.995) -> Denoise:
-    """x̂ clamped to [-q, q] and divided by q, q = max(1, that quantile of |x̂| in each picture), for data in [-1, 1].
+    """x̂ clamped to [-q, q] and divided by q, for data in [-1, 1].
+
+    q = max(1, that quantile of |x̂| in each picture).
 
     References:
         Photorealistic Text-to-Image Diffusion Models (Saharia et al., 2022), arXiv:2205.11487, section 2.3.

@@ -4,8 +4,8 @@ Every isotropic Gaussian diffusion is, at each moment,
 
     z = alpha x + sigma eps,    eps ~ N(0, I),    log_snr = log(alpha^2 / sigma^2).
 
-The log signal-to-noise ratio says how noisy z is; the *scaling* says only in which units z is written. Time exists
-nowhere but inside schedules.
+The log signal-to-noise ratio says how noisy z is; the *scaling* says only in which units z is written. Time
+exists nowhere but inside schedules.
 
 References:
     Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, eq. 1-2 and section 5.1.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """Noise levels: three tensors of one shape, () for one level, (N,) for a ladder, (B, 1, ..., 1) for a batch."""
+    """Noise levels, tensors of one shape: () for one, (N,) for a ladder, (B, 1, ..., 1) for a batch."""
 
     alpha: Tensor
     """Factor of the data, > 0."""
@@ -33,7 +33,10 @@ class Level(NamedTuple):
         return self._make(field[i] for field in self)
 
     def view(self, ndim: int) -> Self:
-        """A batch's levels (B,) as (B, 1, ..., 1) with `ndim` axes, to be broadcast against z; a single level stays."""
+        """A batch's levels (B,) as (B, 1, ..., 1) with `ndim` axes, to be broadcast against z.
+
+        A single level stays.
+        """
         return self._make(field.reshape(-1, *[1] * (ndim - 1)) if field.ndim else field for field in self)
 
     def to(self, like: Tensor) -> Self:

@@ -10,7 +10,9 @@ from .weights import Weight, simple
 
 
 def stratified(uniform: Tensor) -> Tensor:
-    """Times t_i = (i + u_i) / n, one in each of n equal strata of [0, 1): uniform, with far less variance than n free draws.
+    """Times t_i = (i + u_i) / n, one in each of n equal strata of [0, 1).
+
+    Uniform, with far less variance than n free draws.
 
     Args:
         uniform: u (n,), uniform on [0, 1): n draws, or one draw repeated for VDM's low-discrepancy times
@@ -32,7 +34,8 @@ def denoising_loss(
 
         w(log_snr) (alpha / sigma)² mean |x - x̂(z)|²,    z = alpha x + sigma eps.
 
-    Times the number of dimensions, with the right weight, it is a term of the bound in nats; see `weights.likelihood`.
+    Times the number of dimensions, with the right weight, it is a term of the bound in nats; see
+    `weights.likelihood`.
 
     Args:
         denoise: The denoiser, condition bound.

@@ -4,19 +4,21 @@ A parameterization gives, at each level, the coefficients of
 
     x̂ = skip z + out F,    F = (x̂ - skip z) / out,
 
-with F the raw output of the network. A new one is a function and an entry at the foot. With s² = alpha² + sigma²:
+with F the raw output of the network. A new one is a function and an entry at the foot. There,
+s² = alpha² + sigma².
 
-    name   F predicts                                  skip                             out
-    x      x                                           0                                1
-    eps    eps                                         1 / alpha                        -sigma / alpha
-    v      (alpha eps - sigma x) / s                   alpha / s²                       -sigma / s
-    score  s ∇ log p(z) = -s eps / sigma               1 / alpha                        sigma² / (alpha s)
-    flow   eps - x                                     1 / (alpha + sigma)              -sigma / (alpha + sigma)
-    edm    EDM's preconditioned residual               alpha d² / (sigma² + alpha² d²)  sigma d / sqrt(sigma² + alpha² d²)
+    name   F predicts                                    skip                 out
+    x      x                                             0                    1
+    eps    eps                                           1 / alpha            -sigma / alpha
+    v      (alpha eps - sigma x) / s                     alpha / s²           -sigma / s
+    score  s ∇ log p(z) = -s eps / sigma                 1 / alpha            sigma² / (alpha s)
+    flow   eps - x                                       1 / (alpha + sigma)  -sigma / (alpha + sigma)
+    edm    EDM's residual, with n² = sigma² + alpha² d²  alpha d² / n²        sigma d / n
 
 References:
     Progressive Distillation (Salimans and Ho, 2022), arXiv:2202.00512, appendix D (v).
-    Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), arXiv:2206.00364, table 1.
+    Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+        arXiv:2206.00364, table 1.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ def eps(level: Level) -> tuple[Tensor, Tensor]:
 
 
 def v(level: Level) -> tuple[Tensor, Tensor]:
-    """F is v = (alpha eps - sigma x) / sqrt(alpha² + sigma²): the velocity along the circle of a VP process."""
+    """F is v = (alpha eps - sigma x) / sqrt(alpha² + sigma²): the velocity along a VP process's circle."""
     square = level.alpha**2 + level.sigma**2
     return level.alpha / square, -level.sigma / square.sqrt()
 
@@ -62,7 +64,10 @@ def flow(level: Level) -> tuple[Tensor, Tensor]:
 
 
 def edm(sigma_data: float = 0.5) -> Parameterization:
-    """F is EDM's residual: near the noise at high SNR, near the data at low, of unit variance for data of std `sigma_data`."""
+    """F is EDM's residual, of unit variance for data of standard deviation `sigma_data`.
+
+    It is near the noise at high SNR and near the data at low.
+    """
 
     def coefficients(level: Level) -> tuple[Tensor, Tensor]:
         variance = level.sigma**2 + (level.alpha * sigma_data) ** 2

@@ -1,11 +1,12 @@
 """Schedules: from time to noise level, and back.
 
-Time t is in [0, 1], 0 = data and 1 = noise; log_snr(t) falls strictly. A schedule serves three ends alike: it is the
-process a model is trained under, the density that training levels are drawn from (t uniform), and the grid that a
-sampler walks (t equally spaced). A new one is a class with `log_snr` and `inverse`, and an entry at the foot.
+Time t is in [0, 1], 0 = data and 1 = noise; log_snr(t) falls strictly. A schedule serves three ends alike:
+it is the process a model is trained under, the density that training levels are drawn from (t uniform), and
+the grid that a sampler walks (t equally spaced). A new one is a class with `log_snr` and `inverse`, and an
+entry at the foot.
 
-Several curves reach an infinite SNR, or none, at their ends. `Truncated` cuts them at stated log-SNRs by an affine
-change of time, so that no caller ever meets alpha = 0 or sigma = 0.
+Several curves reach an infinite SNR, or none, at their ends. `Truncated` cuts them at stated log-SNRs by an
+affine change of time, so that no caller ever meets alpha = 0 or sigma = 0.
 """
 
 import abc
@@ -49,7 +50,9 @@ class Schedule(nn.Module, abc.ABC):
         return torch.linspace(1.0, 0.0, steps, dtype=torch.float64)
 
     def levels(self, steps: int) -> Level:
-        """The sampling ladder: `steps` levels from noise to data, in float64 on the CPU (exact coefficients, no device sync).
+        """The sampling ladder: `steps` levels from noise to data.
+
+        They are in float64 on the CPU: exact coefficients, and no waiting for a device.
 
         Raises:
             ValueError: If steps < 1, or if a discrete chain has fewer.
@@ -60,8 +63,10 @@ class Schedule(nn.Module, abc.ABC):
             return self(self.grid(steps))
 
     def chain(self, T: int) -> Tensor:
-        """The log-SNRs (T,), float64, of the chain of T steps, i = 1..T: the schedule's own at i / T, but for those that
-        a paper defines by a table of betas."""
+        """The log-SNRs (T,), float64, of the chain of T steps, i = 1..T.
+
+        They are the schedule's own at i / T, but for those that a paper defines by a table of betas.
+        """
         with torch.no_grad():
             return self.log_snr(torch.arange(1, T + 1, dtype=torch.float64) / T)
 
@@ -85,7 +90,7 @@ class Truncated(Schedule):
         if not log_snr_min < log_snr_max:
             raise ValueError(f"log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
         ends = torch.tensor([log_snr_max, log_snr_min], dtype=torch.float64)
-        self.start, self.end = self.curve_inverse(ends).tolist()
+        self.start, self.end = map(float, self.curve_inverse(ends))
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.curve(self.start + (self.end - self.start) * t)
@@ -95,10 +100,15 @@ class Truncated(Schedule):
 
 
 def _log_snr_of_betas(betas: Tensor) -> Tensor:
-    """log-SNR (T,) of the variance preserving chain of these betas: alpha_bar_i = prod_{j <= i} (1 - beta_j)."""
+    """log-SNR (T,) of the VP chain of these betas, alpha_bar_i = prod_{j <= i} (1 - beta_j)."""
     log_alpha_bar = torch.log1p(-betas).cumsum(0)
     return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
 
+
+# Of the standard normal distribution. torch leaves them untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+_probability: Callable[[Tensor], Tensor] = torch.special.ndtr
+_quantile: Callable[[Tensor], Tensor] = torch.special.ndtri
 
 _MAX_BETA = 0.999  # improved DDPM, section 3.2: betas are clipped so that no step destroys everything
 
@@ -106,8 +116,9 @@ _MAX_BETA = 0.999  # improved DDPM, section 3.2: betas are clipped so that no st
 class Linear(Truncated):
     """Betas that grow linearly: log alpha^2 = -B(t), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
 
-    The chain of T steps has beta_i from beta_min / T to beta_max / T, equally spaced (clipped at 0.999): for T = 1000
-    DDPM's 1e-4 to 0.02 exactly. The low-noise end is cut at `log_snr_max`; the other is B(1), log-SNR -10.05.
+    The chain of T steps has beta_i from beta_min / T to beta_max / T, equally spaced (clipped at 0.999):
+    for T = 1000 DDPM's 1e-4 to 0.02 exactly. The low-noise end is cut at `log_snr_max`; the other is B(1),
+    log-SNR -10.05.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, section 4.
@@ -129,7 +140,9 @@ class Linear(Truncated):
 
     def integral_inverse(self, b: Tensor) -> Tensor:
         """The u with B(u) = b, in the form of the quadratic's root that does not cancel."""
-        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b))
+        return (
+            2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b))
+        )
 
     def curve(self, u: Tensor) -> Tensor:
         b = self.integral(u)
@@ -164,10 +177,13 @@ class LinearSubVP(Truncated):
 
 
 class Cosine(Truncated):
-    """alpha_bar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) pi / 2). The chain of T steps has its betas clipped at 0.999.
+    """alpha_bar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) pi / 2).
+
+    The chain of T steps has its betas clipped at 0.999.
 
     References:
-        Improved Denoising Diffusion Probabilistic Models (Nichol and Dhariwal, 2021), arXiv:2102.09672, eq. 17.
+        Improved Denoising Diffusion Probabilistic Models (Nichol and Dhariwal, 2021), arXiv:2102.09672,
+            eq. 17.
     """
 
     def __init__(
@@ -183,7 +199,9 @@ class Cosine(Truncated):
 
     def curve(self, u: Tensor) -> Tensor:
         a = self._angle(u)  # cos^2(origin) - cos^2(a) = sin(a - origin) sin(a + origin) does not cancel
-        return 2 * torch.log(torch.cos(a)) - torch.log(torch.sin(a - self.origin) * torch.sin(a + self.origin))
+        return 2 * torch.log(torch.cos(a)) - torch.log(
+            torch.sin(a - self.origin) * torch.sin(a + self.origin)
+        )
 
     def curve_inverse(self, log_snr: Tensor) -> Tensor:
         alpha, sigma, _ = vp(log_snr)
@@ -196,11 +214,14 @@ class Cosine(Truncated):
 
 
 class Sigmoid(Truncated):
-    """alpha_bar(t) = (S(end) - S(v)) / (S(end) - S(start)), v = start + (end - start) t, S(v) = sigmoid(v / tau).
+    """alpha_bar(t) = (S(last) - S(v)) / (S(last) - S(first)), with v from first to last along a line in t.
+
+    S(v) = sigmoid(v / tau).
 
     References:
         Scalable Adaptive Computation for Iterative Generation (Jabri et al., 2022), arXiv:2212.11972.
-        On the Importance of Noise Scheduling for Diffusion Models (Chen, 2023), arXiv:2301.10972, algorithm 1.
+        On the Importance of Noise Scheduling for Diffusion Models (Chen, 2023), arXiv:2301.10972,
+            algorithm 1.
     """
 
     def __init__(
@@ -222,17 +243,23 @@ class Sigmoid(Truncated):
         # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)) does not cancel.
         v = self.first + (self.last - self.first) * u
         constant = math.log(math.cosh(self.first / 2)) - math.log(math.cosh(self.last / 2))
-        return torch.log(torch.sinh((self.last - v) / 2)) - torch.log(torch.sinh((v - self.first) / 2)) + constant
+        return (
+            torch.log(torch.sinh((self.last - v) / 2))
+            - torch.log(torch.sinh((v - self.first) / 2))
+            + constant
+        )
 
     def curve_inverse(self, log_snr: Tensor) -> Tensor:
-        # The equation above in w = exp(v): (e^last - w) / (w - e^first) = k sqrt(e^last / e^first), linear in w.
+        # The equation above, in w = exp(v), is linear: (e^last - w) / (w - e^first) = k.
         k = torch.exp(log_snr) * math.cosh(self.last / 2) / math.cosh(self.first / 2)
         k = k * math.exp((self.last - self.first) / 2)
         return torch.log1p(math.expm1(self.last - self.first) / (1 + k)) / (self.last - self.first)
 
 
 class Geometric(Schedule):
-    """sigma(t) = sigma_min (sigma_max / sigma_min)^t with alpha = 1: a log-SNR linear in time (NCSN, the VE SDE).
+    """sigma(t) = sigma_min (sigma_max / sigma_min)^t with alpha = 1.
+
+    A log-SNR linear in time (NCSN, the VE SDE).
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), arXiv:2011.13456, eq. 30-31.
@@ -254,7 +281,8 @@ class Karras(Schedule):
     """sigma(t)^(1/rho) linear in time, alpha = 1: EDM's sampling grid.
 
     References:
-        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), arXiv:2206.00364, eq. 5.
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+            arXiv:2206.00364, eq. 5.
     """
 
     def __init__(
@@ -273,13 +301,18 @@ class Karras(Schedule):
 
 
 class LogNormal(Truncated):
-    """log sigma ~ N(mean, std^2) for t uniform: EDM's training density. Cut four standard deviations off by default.
+    """log sigma ~ N(mean, std^2) for t uniform.
+
+    EDM's training density. Cut four standard deviations off by default.
 
     References:
-        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), arXiv:2206.00364, table 1.
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+            arXiv:2206.00364, table 1.
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2, deviations: float = 4.0, scaling: Scaling = ve) -> None:
+    def __init__(
+        self, mean: float = -1.2, std: float = 1.2, deviations: float = 4.0, scaling: Scaling = ve
+    ) -> None:
         super().__init__(scaling)
         if not (std > 0 and deviations > 0):
             raise ValueError(f"std and deviations must be positive, not {std}, {deviations}")
@@ -287,21 +320,25 @@ class LogNormal(Truncated):
         self.cut(-2 * (mean - deviations * std), -2 * (mean + deviations * std))
 
     def curve(self, u: Tensor) -> Tensor:
-        return -2 * (self.mean + self.std * torch.special.ndtri(u))
+        return -2 * (self.mean + self.std * _quantile(u))
 
     def curve_inverse(self, log_snr: Tensor) -> Tensor:
-        return torch.special.ndtr((-0.5 * log_snr - self.mean) / self.std)
+        deviation = (-0.5 * log_snr - self.mean) / self.std
+        return _probability(deviation)
 
 
 class Flow(Truncated):
     """Straight paths, alpha = 1 - t and sigma = t, cut where log((1 - t)^2 / t^2) meets the stated ends.
 
     References:
-        Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747, eq. 20-22 with sigma_min = 0.
+        Flow Matching for Generative Modeling (Lipman et al., 2023), arXiv:2210.02747, eq. 20-22 with
+            sigma_min = 0.
         Flow Straight and Fast (Liu et al., 2023), arXiv:2209.03003.
     """
 
-    def __init__(self, log_snr_max: float = 10.0, log_snr_min: float = -10.0, scaling: Scaling = flow) -> None:
+    def __init__(
+        self, log_snr_max: float = 10.0, log_snr_min: float = -10.0, scaling: Scaling = flow
+    ) -> None:
         super().__init__(scaling)
         self.cut(log_snr_max, log_snr_min)
 
@@ -315,8 +352,8 @@ class Flow(Truncated):
 class Discrete(Schedule):
     """The chain of T steps: T levels, a function of time only on its grid t = i / T, i = 1..T.
 
-    A time between two grid points belongs to the upper one, so that t uniform in (0, 1] draws i uniformly. The table is
-    `inner.chain(T)`: DDPM's and improved DDPM's own betas where they define them.
+    A time between two grid points belongs to the upper one, so that t uniform in (0, 1] draws i uniformly.
+    The table is `inner.chain(T)`: DDPM's and improved DDPM's own betas where they define them.
 
     Args:
         inner: The schedule to make a chain of; DDPM's `Linear()` by default.
@@ -336,7 +373,10 @@ class Discrete(Schedule):
         rises = (self.table.diff() >= 0).nonzero()
         if len(rises):
             i = int(rises[0]) + 1
-            raise ValueError(f"log-SNR must fall strictly, but step {i + 1} has {self.table[i]:g} after {self.table[i - 1]:g}")
+            raise ValueError(
+                f"log-SNR must fall strictly, but step {i + 1} has {self.table[i]:g} "
+                f"after {self.table[i - 1]:g}"
+            )
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -345,7 +385,7 @@ class Discrete(Schedule):
 
     @property
     def betas(self) -> Tensor:
-        """The chain's betas (T,), float64: beta_i = 1 - alpha_bar_i / alpha_bar_{i-1} with alpha_bar_0 = 1."""
+        """The betas (T,), float64: beta_i = 1 - alpha_bar_i / alpha_bar_{i-1}, with alpha_bar_0 = 1."""
         return -torch.expm1(F.logsigmoid(self.table).diff(prepend=self.table.new_zeros(1)))
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -368,7 +408,7 @@ class Discrete(Schedule):
         raise ValueError("a discrete chain has no slope d log_snr / dt: use the schedule that it was made of")
 
     def grid(self, steps: int) -> Tensor:
-        """Respaced times: steps i from T to 1, equally spaced and rounded, both ends among them, none twice."""
+        """Respaced times: steps from T to 1, equally spaced and rounded, with both ends, none twice."""
         if steps > self.T:
             raise ValueError(f"steps = {steps}: the chain has only T = {self.T}")
         return torch.linspace(self.T, 1, steps, dtype=torch.float64).round() / self.T

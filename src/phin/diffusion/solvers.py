@@ -1,12 +1,12 @@
 """Solvers: one step from a noisier level to a cleaner one, and the loop that drives them.
 
-A solver is a frozen set of hyper-parameters with a method `step`: (z, level t) -> (z, level s). It keeps nothing
-between steps; a multistep method hands its past on as an explicit `memory`. So solvers are re-entrant, and every one
-works with any denoiser, ladder, scaling and guidance. A new one is a class and an entry at the foot, where the tests
-find it and measure whether it has the order that it claims.
+A solver is a frozen set of hyper-parameters with a method `step`: (z, level t) -> (z, level s). It keeps
+nothing between steps; a multistep method hands its past on as an explicit `memory`. So solvers are
+re-entrant, and every one works with any denoiser, ladder, scaling and guidance. A new one is a class and an
+entry at the foot, where the tests find it and measure whether it has the order that it claims.
 
-Notation: x̂ = denoise(z, t).x, ε̂ = (z - alpha_t x̂) / sigma_t, and c = 1 - SNR(t) / SNR(s), the share of level t's noise
-variance that is not in level s.
+Notation: x̂ = denoise(z, t).x, ε̂ = (z - alpha_t x̂) / sigma_t, and c = 1 - SNR(t) / SNR(s), the share of
+level t's noise variance that is not in level s.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,11 @@ class Solver(Protocol):
     """One transition of a sampler."""
 
     order: ClassVar[int]
-    """Claimed order of the global error in the step size: on the probability-flow ODE for a deterministic solver, in mean
-    and covariance (weak order) for a stochastic one."""
+    """Claimed order of the global error in the step size.
+
+    It is that on the probability-flow ODE for a deterministic solver, and that of mean and covariance (weak
+    order) for a stochastic one.
+    """
 
     def step(
         self, denoise: Denoise, z: Tensor, t: Level, s: Level, noise: Noise, memory: Any
@@ -61,8 +64,8 @@ def sample(
 ) -> Tensor:
     """Walk z down the ladder of levels, and return x̂ at its last.
 
-    N levels cost N evaluations with a one-evaluation solver, the final x̂ included; since that is the last act, no
-    solver ever meets sigma = 0.
+    N levels cost N evaluations with a one-evaluation solver, the final x̂ included; since that is the last
+    act, no solver ever meets sigma = 0.
 
     Args:
         denoise: The denoiser, guided or not.
@@ -83,7 +86,7 @@ def sample(
 
 
 def prior(level: Level, like: Tensor, noise: Noise = torch.randn_like) -> Tensor:
-    """A start at the noisiest level: N(0, alpha² + sigma²), the exact marginal of data with mean 0 and variance 1.
+    """A start at the noisiest level: N(0, alpha² + sigma²), exact for data of mean 0 and variance 1.
 
     For a VP process this is N(0, I).
     """
@@ -92,13 +95,13 @@ def prior(level: Level, like: Tensor, noise: Noise = torch.randn_like) -> Tensor
 
 @dataclass(frozen=True)
 class Ancestral:
-    """DDPM's sampler: a draw from q(z_s | z_t, x = x̂), its variance between the smallest and the largest sensible one.
+    """DDPM's sampler: a draw from q(z_s | z_t, x = x̂), with a variance from the smallest to the largest.
 
         mean = (alpha_t sigma_s²) / (alpha_s sigma_t²) z + alpha_s c x̂,
-        std = sqrt(c) sigma_s^(1-f) (sigma_t n_s / n_t)^f,    n² = alpha² + sigma², which is 1 for a VP process.
+        std = sqrt(c) sigma_s^(1-f) (sigma_t n_s / n_t)^f,    n² = alpha² + sigma² (1 for a VP process).
 
-    f = 0 is the posterior's own variance (DDPM's beta-tilde), right for data at a point; f = 1 is beta, right for data
-    N(0, I). A denoiser that learned its variance overrides f.
+    f = 0 is the posterior's own variance (DDPM's beta-tilde), right for data at a point; f = 1 is beta,
+    right for data N(0, I). A denoiser that learned its variance overrides f.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, eq. 6-7 and section 3.2.
@@ -158,7 +161,8 @@ class Euler:
     One step is DDIM's with eta = 0, whatever the scaling.
 
     References:
-        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), arXiv:2206.00364, eq. 1.
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+            arXiv:2206.00364, eq. 1.
     """
 
     order: ClassVar[int] = 1
@@ -176,7 +180,8 @@ class Heun:
     """Heun's method (the explicit trapezoidal rule) on the same ODE; two evaluations a step.
 
     References:
-        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), arXiv:2206.00364, algorithm 1.
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+            arXiv:2206.00364, algorithm 1.
     """
 
     order: ClassVar[int] = 2
@@ -201,7 +206,7 @@ class _Past(NamedTuple):
 
 @dataclass(frozen=True)
 class DPMpp2M:
-    """DPM-Solver++(2M): exponential integrator in lambda = log_snr / 2, linear extrapolation of x̂ from the last two levels.
+    """DPM-Solver++(2M): an exponential integrator in lambda = log_snr / 2, x̂ extrapolated along a line.
 
         z_s = sigma_s / sigma_t z - alpha_s (e^-h - 1) D,    D = x̂ + (x̂ - x̂_previous) / (2 r),
         h = lambda_s - lambda_t,    r = h_previous / h.

@@ -1,11 +1,12 @@
 """Weights of the loss, by level.
 
-A weight is a function of the log-SNR that multiplies the squared error *of the noise*, whatever the network predicts:
+A weight is a function of the log-SNR that multiplies the squared error *of the noise*, whatever the network
+predicts:
 
     loss = w(log_snr) |eps - epŝ|² = w(log_snr) (alpha / sigma)² |x - x̂|².
 
-So "what is predicted" and "how errors count" are chosen apart. A squared error of x is w = e^-log_snr, one of v is
-1 + e^-log_snr. Which levels are drawn is a third choice, the schedule's.
+So "what is predicted" and "how errors count" are chosen apart. A squared error of x is w = e^-log_snr, one
+of v is 1 + e^-log_snr. Which levels are drawn is a third choice, the schedule's.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,10 @@ Weight = Callable[[Tensor], Tensor]
 
 
 def simple(log_snr: Tensor) -> Tensor:
-    """1: DDPM's L_simple (arXiv:2006.11239, eq. 14). As a weight of x's error it is the SNR, hence its second name, `snr`."""
+    """1: DDPM's L_simple (arXiv:2006.11239, eq. 14).
+
+    As a weight of x's error it is the SNR, hence its second name, `snr`.
+    """
     return torch.ones_like(log_snr)
 
 
@@ -45,7 +49,7 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
 
 
 def sigmoid(bias: float = 2.0) -> Weight:
-    """sigmoid(bias - log_snr), meant for levels drawn uniformly in log-SNR (arXiv:2303.00848, section 4.3)."""
+    """A sigmoid of bias - log_snr, for levels uniform in log-SNR (arXiv:2303.00848, section 4.3)."""
     return lambda log_snr: torch.sigmoid(bias - log_snr)
 
 
@@ -55,8 +59,9 @@ def edm(sigma_data: float = 0.5) -> Weight:
 
 
 def likelihood(schedule: Schedule) -> Weight:
-    """-d log_snr / dt, the weight that makes half the expected squared error (summed over dimensions) the diffusion term of
-    the bound, in nats, for t uniform on this schedule (arXiv:2107.00630, eq. 17).
+    """-d log_snr / dt, for t uniform on this schedule (arXiv:2107.00630, eq. 17).
+
+    Half the expected squared error, summed over dimensions, is then the diffusion term of the bound in nats.
 
     It depends on the density that levels are drawn from: pass the schedule that draws them.
     """

@@ -1,0 +1,1 @@
+"""How good pictures are: read back, and measured against real ones."""

@@ -1,0 +1,231 @@
+"""Pictures of numbers, read back: how many are right, and how far their cells are from real ones.
+
+A picture is an 8-bit array (28, 28 n), or a tensor (1, 28, 28 n) in [-1, 1] that is rounded to 8 bits first.
+Cell i is columns 28 i to 28 i + 27.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from phin.data.base import from_integers
+from phin.errors import PhinError
+from phin.metrics.frechet import Estimate, Moments, frechet_estimate, moments
+from phin.nets.classifier import Classifier
+from phin.pictures import to_bytes
+
+SIDE = 28
+Picture = UInt8[np.ndarray, "28 _"] | Float[Tensor, "1 28 _"]
+
+
+def split(picture: Picture) -> UInt8[np.ndarray, "cells 28 28"]:
+    """The cells of a picture, from left to right.
+
+    Raises:
+        PhinError: A picture that is not made of cells, or values that are not finite.
+    """
+    if isinstance(picture, Tensor):
+        if not picture.isfinite().all():
+            raise PhinError("a picture has values that are not finite; look for NaN in what made it")
+        picture = to_bytes(picture)
+    height, width = picture.shape
+    if height != SIDE or width == 0 or width % SIDE:
+        raise PhinError(
+            f"a picture of {height} x {width} pixels is not made of cells of {SIDE} x {SIDE}; resize it"
+        )
+    return picture.reshape(SIDE, -1, SIDE).swapaxes(0, 1)
+
+
+def cells(pictures: Iterable[Picture], batch: int = 512) -> Iterator[Float[Tensor, "batch 1 28 28"]]:
+    """The cells of all pictures in turn, in batches, as a network takes them."""
+    waiting: list[UInt8[np.ndarray, "28 28"]] = []
+    for picture in pictures:
+        waiting.extend(split(picture))
+        while len(waiting) >= batch:
+            yield _images(waiting[:batch])
+            waiting = waiting[batch:]
+    if waiting:
+        yield _images(waiting)
+
+
+def _images(found: list[UInt8[np.ndarray, "28 28"]]) -> Float[Tensor, "batch 1 28 28"]:
+    return from_integers(torch.from_numpy(np.stack(found)[:, None]))
+
+
+@torch.no_grad()
+def read(reader: Classifier, pictures: Sequence[Picture]) -> list[str]:
+    """The string in each picture, one digit a cell."""
+    device = reader.head.weight.device
+    digits = "".join(str(d) for x in cells(pictures) for d in reader(x.to(device)).argmax(1).tolist())
+    ends = np.cumsum([picture.shape[-1] // SIDE for picture in pictures])
+    return [digits[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@torch.no_grad()
+def cell_moments(reader: Classifier, pictures: Sequence[Picture], groups: int = 10) -> list[Moments]:
+    """Moments of the cells' features, in groups: every `groups`-th picture, from the first, the second, ...
+
+    Raises:
+        PhinError: Fewer pictures than groups.
+    """
+    if len(pictures) < groups:
+        raise PhinError(f"{len(pictures)} pictures do not make {groups} groups; give over 1,000")
+    device = reader.head.weight.device
+
+    def group(part: Sequence[Picture]) -> Moments:
+        return reduce(add, (moments(reader.features(x.to(device))) for x in cells(part)))
+
+    return [group(pictures[i::groups]) for i in range(groups)]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of n were right."""
+
+    right: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share; NaN of none."""
+        return self.right / self.n if self.n else math.nan
+
+    @property
+    def error(self) -> float:
+        """Standard error: half of Wilson's interval of one sigma, not 0 if all are right; NaN of none.
+
+        `sqrt(p (1 - p) / n + 1 / (4 n^2)) / (1 + 1 / n)`
+
+        References:
+            Probable inference, the law of succession, and statistical inference (Wilson, 1927).
+        """
+        if not self.n:
+            return math.nan
+        p, n = self.value, self.n
+        return math.sqrt(p * (1 - p) / n + 1 / (4 * n * n)) / (1 + 1 / n)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Digits and whole strings read right: of all strings, and of those never trained on."""
+
+    digits: Rate
+    strings: Rate
+    unseen_digits: Rate
+    unseen_strings: Rate
+
+
+def score(asked: Sequence[str], found: Sequence[str], unseen: Callable[[str], bool]) -> Scores:
+    """What was read against what was asked for, digit by digit and string by string.
+
+    Args:
+        asked: The strings.
+        found: What `read` made of their pictures.
+        unseen: Whether a string was never trained on.
+
+    Raises:
+        PhinError: Not one picture a string, or a picture of another length than its string.
+    """
+    if len(asked) != len(found):
+        raise PhinError(f"{len(asked)} strings and {len(found)} pictures: give one picture of each string")
+    for string, text in zip(asked, found, strict=True):
+        if len(string) != len(text):
+            raise PhinError(f"the picture of {string!r} has {len(text)} cells; give one of {len(string)}")
+    pairs = list(zip(asked, found, strict=True))
+    new = [pair for pair in pairs if unseen(pair[0])]
+    return Scores(_digits(pairs), _strings(pairs), _digits(new), _strings(new))
+
+
+def _digits(pairs: Sequence[tuple[str, str]]) -> Rate:
+    right = [a == b for string, text in pairs for a, b in zip(string, text, strict=True)]
+    return Rate(sum(right), len(right))
+
+
+def _strings(pairs: Sequence[tuple[str, str]]) -> Rate:
+    return Rate(sum(string == text for string, text in pairs), len(pairs))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Generated pictures against real ones of the same strings.
+
+    Attributes:
+        pictures: How many of each.
+        cells: How many cells they have together: the n of the Frechet distances.
+        generated: Reading the generated pictures.
+        real: Reading the real evaluation pictures: what the reader can reach.
+        frechet: Distance of generated from evaluation cells, in the reader's features.
+        floor: The same of training pictures from evaluation pictures: what real pictures reach.
+    """
+
+    pictures: int
+    cells: int
+    generated: Scores
+    real: Scores
+    frechet: Estimate
+    floor: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON. `share` is the generated pictures' rate over the real ones'; None is no value."""
+        table: dict[str, Any] = {"pictures": self.pictures, "cells": self.cells}
+        for name, made in vars(self.generated).items():
+            real: Rate = getattr(self.real, name)
+            table[name] = {
+                "right": made.right,
+                "n": made.n,
+                "rate": _number(made.value),
+                "error": _number(made.error),
+                "real_rate": _number(real.value),
+                "real_error": _number(real.error),
+                "share": _number(made.value / real.value if real.right else math.nan),
+            }
+        ratio = self.frechet.value / self.floor.value if self.floor.value else math.nan
+        return table | {
+            "frechet": vars(self.frechet),
+            "floor": vars(self.floor),
+            "frechet_over_floor": _number(ratio),
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def evaluate(
+    reader: Classifier,
+    asked: Sequence[str],
+    generated: Sequence[Picture],
+    real: Sequence[Picture],
+    train: Sequence[Picture],
+    unseen: Callable[[str], bool],
+) -> Evaluation:
+    """Reads generated pictures, and measures how far they are from real ones, and real ones from each other.
+
+    Args:
+        reader: What reads them, and whose features the distances are taken in.
+        asked: The string of each picture.
+        generated: The pictures to judge.
+        real: Pictures of the same strings from the evaluation split.
+        train: Pictures of the same strings from the training split, for the floor.
+        unseen: Whether a string was never trained on.
+
+    Raises:
+        PhinError: As `score`, `cell_moments` and `frechet_distance`.
+    """
+    drawn, evaluation, training = (cell_moments(reader, pictures) for pictures in (generated, real, train))
+    return Evaluation(
+        pictures=len(asked),
+        cells=sum(map(len, asked)),
+        generated=score(asked, read(reader, generated), unseen),
+        real=score(asked, read(reader, real), unseen),
+        frechet=frechet_estimate(drawn, evaluation),
+        floor=frechet_estimate(training, evaluation),
+    )

@@ -1,0 +1,1 @@
+"""Networks: U-Net, MLP, classifier, and what they are made of."""
