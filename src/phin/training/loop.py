@@ -1,0 +1,295 @@
+"""The training loop: one for every kind of model, to be read from top to bottom in `fit`.
+
+A *task* says what is learned: it draws its own batches and gives their losses. The loop does the rest: the
+budget of time or steps, to which warm-up, decay and averaging are fitted; the average of the weights that is
+sampled; pictures and numbers that show whether training is on track; checkpoints from which the same command
+goes on.
+
+A step is a function of (seed, step) and of what is in the checkpoint, nothing else, so that on a CPU, under a
+budget of steps, a run that was interrupted ends as the uninterrupted one, bit for bit.
+"""
+
+import abc
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phin.diffusion.noise import stream
+from phin.errors import PhinError
+from phin.nets.precision import bf16_is_fast
+from phin.training import checkpoint
+from phin.training.config import TrainConfig
+from phin.training.display import Display
+from phin.training.ema import EMA
+from phin.training.log import LEVELS, Log, Meter
+from phin.training.optimizer import Optimizer
+from phin.training.run import Result, Run, State
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PATIENCE = 10  # steps in a row that may be skipped
+
+
+class Losses(NamedTuple):
+    """What a task says of a batch (of this process's part of it)."""
+
+    loss: Tensor
+    """(B,): of each example; the loop takes the mean."""
+    log_snr: Tensor | None = None
+    """(B,): the noise level of each example, to show the loss by it; None where there is none."""
+
+
+class Task(nn.Module, abc.ABC):
+    """What is trained: `model`, set by the subclass, is trained, averaged and saved; the rest is constant."""
+
+    model: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where batches have to be."""
+        return next(self.model.parameters()).device
+
+    @abc.abstractmethod
+    def forward(self, step: int, rows: slice) -> Losses:
+        """The losses of rows `rows` of the batch of a step.
+
+        The batch, its noise and its times must be a pure function of (seed, step), and each row of them one
+        of its place in the batch, so that a resumed run, and one on several devices, is the same run. `rows`
+        is strided: process r of n takes rows r, r + n, ... What draws from torch's global generator, such as
+        dropout, need not care: the loop seeds it every step.
+        """
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Numbers on held-out data, from the averaged model in evaluation mode; called without gradients.
+
+        The first entry decides which weights are best; lower is better. An entry `baseline` is what the first
+        would be without having learned anything. Examples, noise and times must be the same every time.
+        """
+        return {}
+
+    def picture(self, model: nn.Module) -> np.ndarray | None:
+        """A picture of what the averaged model does, uint8 (H, W) or (H, W, 3), or None."""
+        return None
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    out: Path,
+    description: dict[str, Any],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Trains `task.model`, leaving what comes of it in a folder; goes on where the same run was stopped.
+
+    The folder gets `best.safetensors` (averaged weights at the lowest validation loss: the ones to sample),
+    `last.safetensors` (everything, to go on from), `run.json`, `log.jsonl`, `tensorboard/` and `samples/`.
+    Several processes (`torchrun`, `accelerate launch`) share every batch and the folder.
+
+    Args:
+        task: What to train.
+        config: How.
+        out: The folder; made if need be.
+        description: What the model is, JSON-able, in every file. A folder of another description is refused.
+        clock: Seconds.
+
+    Returns:
+        What came of it; validation is known to the main process only.
+
+    Raises:
+        PhinError: The folder cannot be written to, is another run's or has a damaged checkpoint; the disk is
+            full; ten steps in a row had a loss or gradient that is not finite. The last checkpoint is intact.
+        KeyboardInterrupt: On SIGINT or SIGTERM, once the step is finished and saved.
+    """
+    accelerator = _accelerator(config, out)
+    main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    if main:
+        checkpoint.open_folder(out)
+    accelerator.wait_for_everyone()
+
+    task.to(accelerator.device)
+    optimizer = Optimizer(task.model, config.betas, config.weight_decay, config.muon)
+    ema = EMA(task.model, config.ema)
+    meter = Meter(accelerator.device)
+    run = Run(out, description, config, task.model, ema.model, optimizer, meter)
+    state = run.resume()
+
+    progress = state.progress(config)
+    display = Display(silent=not main)
+    if progress >= 1:
+        display.say(f"{out} is finished after {state.step:,} steps, {state.seconds / 60:.1f} minutes")
+        return run.result(state)
+    if state.step:
+        display.say(f"{out} goes on from step {state.step:,} ({progress:.0%} of the budget)")
+
+    start, saved = clock() - state.seconds, clock()
+    examples, trained = state.examples, state.trained
+    in_a_row, lr = 0, 0.0
+    facts: dict[str, float] = {}
+
+    def total(part: Tensor) -> Tensor:
+        return cast(Tensor, accelerator.reduce(part))
+
+    @contextmanager
+    def aside(name: str) -> Iterator[None]:
+        begun = clock()
+        state.seconds = begun - start
+        with torch.no_grad(), accelerator.autocast():
+            yield
+        cost = clock() - begun
+        state.seconds += cost
+        state.aside += cost
+        if progress < 1:  # what the end takes must not make a finished run look unfinished
+            state.costs[name] = cost
+
+    log = Log(accelerator, out, state.step)
+    with _prepared(accelerator, task) as parallel, log, display, _interruption() as interrupted:
+        while progress < 1:
+            torch.manual_seed(stream(config.seed, "network", state.step * processes + rank).integers(2**63))
+            losses: Losses = parallel(state.step, slice(rank, None, processes))
+            count = torch.full((), len(losses.loss), dtype=torch.float32, device=accelerator.device)
+            loss = losses.loss.sum() / total(count)  # this process's part of the mean over the batch
+            accelerator.backward(loss * processes)  # DDP takes the mean of the gradients over processes
+            norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
+
+            # What processes agree on travels together: the one thing in a step that the host waits for.
+            state.seconds = clock() - start
+            ours = torch.tensor([state.progress(config), interrupted.is_set()], device=accelerator.device)
+            agreed = total(torch.cat([torch.stack([loss.detach(), norm / processes, count]), ours * main]))
+            mean, length, counted, clocked, stop = agreed.tolist()
+
+            if math.isfinite(mean) and math.isfinite(length):
+                lr = config.learning_rate((state.step + 0.5) / config.steps if config.steps else clocked)
+                optimizer.step(lr)
+                ema.update(state.step + 1 - state.skipped)
+                meter.add(losses.loss, losses.log_snr, length)
+                in_a_row = 0
+            else:
+                state.skipped += 1
+                in_a_row += 1
+            optimizer.zero_grad()
+            state.step += 1
+            state.examples += int(counted)
+            if in_a_row == PATIENCE:
+                raise PhinError(
+                    f"loss or gradient was not finite in {PATIENCE} steps in a row up to {state.step} (loss "
+                    f"{mean}, norm {length}): try an lr below {config.lr} or precision float32; {run.kept()}"
+                )
+
+            before, progress = progress, state.step / config.steps if config.steps else clocked
+            if _due(config.log_every, before, progress):
+                speed = (state.examples - examples) / max(state.trained - trained, 1e-9)
+                examples, trained = state.examples, state.trained
+                facts = {"progress": progress, "seconds": state.seconds, "images_per_second": speed}
+                facts |= {"lr": lr, "skipped": state.skipped} | meter.read(total)
+                log.write(state.step, facts)
+            if main and _due(config.validate_every, before, progress):
+                with aside("validation"):
+                    state.validation = task.validate(ema.model)
+                    if run.is_best(state):
+                        run.save_best(state)
+                log.write(state.step, {f"validation/{name}": x for name, x in state.validation.items()})
+                display.say(_report(state, progress, facts))
+            if main and _due(config.picture_every, before, progress):
+                with aside("picture"):
+                    picture = task.picture(ema.model)
+                    if picture is not None:
+                        run.save_picture(picture, state.step)
+                        log.picture(state.step, picture)
+            if main and (stop or progress >= 1 or clock() - saved >= 60 * config.save_minutes):
+                with aside("checkpoint"):
+                    run.save(state)
+                saved = clock()
+            if stop:
+                accelerator.wait_for_everyone()
+                display.say(f"stopped after step {state.step:,}: the same command goes on from {run.last}")
+                raise KeyboardInterrupt
+            display.move(state, progress, facts)
+        accelerator.wait_for_everyone()
+    taken = f"{state.seconds / 60:.1f} minutes, {state.images_per_second:,.0f} images/s"
+    display.say(f"done: {state.step:,} steps, {taken}; see {run.best}")
+    return run.result(state)
+
+
+def _accelerator(config: TrainConfig, out: Path) -> "Accelerator":
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import ProjectConfiguration, parse_flag_from_env
+
+    available = [str(tracker) for tracker in get_available_trackers()]
+    if missing := [tracker for tracker in config.trackers if tracker not in available]:
+        raise PhinError(
+            f"tracker {missing[0]!r} is unknown or not installed; there is {', '.join(available) or 'none'}"
+        )
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    device = cast(torch.device, PartialState(cpu=cpu).device)
+    half = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
+    AcceleratorState._reset_state()  # a second run in this process may have another precision
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if half else "no",
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(str(out), str(out / "tensorboard")),
+    )
+
+
+@contextmanager
+def _prepared(accelerator: "Accelerator", task: Task) -> Iterator[nn.Module]:
+    """The task under autocast, and parallel over processes; afterwards it is its plain self again."""
+    try:
+        yield accelerator.prepare(task)
+    finally:
+        accelerator.unwrap_model(task, keep_fp32_wrapper=False)
+        vars(task).pop("_is_accelerate_prepared", None)
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Set by SIGINT or SIGTERM, so that the step can be finished and saved; a second one acts at once."""
+    asked = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.getsignal(number) for number in signals}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    for number in signals:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _due(every: float, before: float, progress: float) -> bool:
+    """Whether a multiple of `every` was passed; the end is one, and 0 is never."""
+    return every > 0 and (progress >= 1 or int(progress / every + 1e-9) > int(before / every + 1e-9))
+
+
+def _report(state: State, progress: float, facts: dict[str, float]) -> str:
+    """One line: is training on track?"""
+    words = [f"step {state.step:,} ({progress:.0%})"]
+    words += [f"loss {facts['loss']:.4g}"] if "loss" in facts else []
+    words += [f"{name} {value:.4g}" for name, value in state.validation.items() if name != "baseline"]
+    if baseline := state.validation.get("baseline"):
+        first = next(iter(state.validation.values()))
+        words.append(f"{first / baseline:.1%} of the baseline's {baseline:.4g}")
+    if by_level := [f"{level}: {facts[key]:.3g}" for level in LEVELS if (key := f"loss/{level}") in facts]:
+        words.append("loss by log-SNR " + "  ".join(by_level))
+    words += [f"{state.skipped} steps skipped"] if state.skipped else []
+    return "  |  ".join(words)
