@@ -1,0 +1,646 @@
+"""The command line, `phin COMMAND`: each command is a dataclass whose fields are its options.
+
+A command gathers facts (`run`), which `--json` prints as they are and `show` puts in words. Importing torch
+takes longer than many a command, so every command imports what it needs when it runs.
+"""
+
+import abc
+import atexit
+import contextlib
+import gc
+import io
+import json
+import logging
+import re
+import shlex
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+import tyro
+
+from phin import __version__
+from phin.errors import PhinError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from phin.models import Model, Watch
+    from phin.recipes import Recipe
+
+T = TypeVar("T")
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(abc.ABC):
+    """What can be asked of phin."""
+
+    json: Flag = False
+    """Print one JSON object on standard output, and nothing else there."""
+
+    again: ClassVar[str] = "start the same command again"
+    """What to do after an interruption."""
+
+    @abc.abstractmethod
+    def run(self) -> dict[str, Any]:
+        """Does it; what came of it, JSON-able.
+
+        Raises:
+            PhinError: The user can mend it.
+        """
+
+    @abc.abstractmethod
+    def show(self, facts: dict[str, Any]) -> None:
+        """Prints what came of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Get MNIST, train a model of numbers from scratch, draw with it, measure it, and write a report."""
+
+    minutes: float = 10.0
+    """How long to train."""
+    out: Path = Path("runs/demo")
+    """Folder of the run and its report.html. A demo that was interrupted goes on from what is there."""
+    seed: int = 0
+    """Of everything random."""
+    reader: str = "mnist-classifier"
+    """The classifier that reads the pictures."""
+
+    again = "the same command goes on where it stopped"
+
+    def run(self) -> dict[str, Any]:
+        from phin.demo import demo
+        from phin.evaluation import Plan
+        from phin.recipes import NUMBERS
+
+        train = replace(NUMBERS.train, minutes=self.minutes, steps=None, seed=self.seed)
+        command = (
+            f"phin demo --minutes {self.minutes:g} --out {shlex.quote(str(self.out))} --seed {self.seed}"
+        )
+        recipe, plan = replace(NUMBERS, train=train), Plan(n_unseen=200)
+        with progress(plan.states(recipe.sample.steps)) as watch:
+            return demo(recipe, self.out, command, self.reader, plan, watch)
+
+    def show(self, facts: dict[str, Any]) -> None:
+        show_figures(facts["figures"])
+        print(f"\nThe report is {facts['report']}; more pictures: {facts['command']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train a recipe: phin train RECIPE [OPTIONS]."""
+
+    recipe: "Recipe"
+    name: str
+    out: Path | None
+    command: str
+
+    again = Demo.again
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> "Train":
+        """The command `phin train ARGV`: its options are the recipe's fields, their defaults its values."""
+        from phin.recipes import RECIPES, named
+
+        listed = ", ".join(RECIPES)
+        if not argv or argv[0].startswith("-"):
+            if {"-h", "--help"}.intersection(argv):
+                print("usage: phin train RECIPE [OPTIONS]\n\nphin train RECIPE --help lists its options.")
+                print(f"Recipes: {listed}")
+                raise SystemExit
+            raise PhinError(f"name a recipe first, as in `phin train mnist`; there are {listed}")
+        name, preset = argv[0], named(argv[0])
+        options = [re.sub(r"^--train\.", "--", word) for word in argv[1:]]
+        budgets = {
+            word[2:] for option in options if (word := option.split("=")[0]) in ("--minutes", "--steps")
+        }
+        if len(budgets) == 1:  # the one that is given takes the place of the recipe's
+            budget = {"minutes": None, "steps": None, budgets.pop(): 1}
+            preset = replace(preset, train=replace(preset.train, **budget))
+        kind = _options(preset)
+        own = {field.name: getattr(preset, field.name) for field in fields(preset)}
+        chosen = parse(kind, options, f"phin train {name}", kind(**own))
+        recipe = replace(preset, **{field: getattr(chosen, field) for field in own})
+        command = shlex.join(["phin", "train", *argv])
+        return cls(recipe=recipe, name=name, out=chosen.out, command=command, json=chosen.json)
+
+    def run(self) -> dict[str, Any]:
+        from phin.recipes import train
+
+        facts = train(self.recipe, self.out, self.name, self.command)._asdict()
+        return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in facts["validation"].items())
+        print(f"{facts['best']}  ({scores})" if scores else facts["best"])
+
+
+def _options(preset: "Recipe") -> type[Any]:
+    """The options of `phin train`: a recipe's fields, those of its training without a prefix; and more."""
+    from phin.training.config import TrainConfig
+
+    own = [
+        ("train", Annotated[TrainConfig, tyro.conf.arg(name="")], preset.train),
+        (
+            "out",
+            Annotated[Path | None, tyro.conf.arg(help="Folder of the run; runs/RECIPE by default.")],
+            None,
+        ),
+        ("json", Annotated[Flag, tyro.conf.arg(help="Print one JSON object on standard output.")], False),
+    ]
+    return make_dataclass(
+        "Options", own, bases=(type(preset),), frozen=True, namespace={"__doc__": preset.__doc__}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Command):
+    """Draw with a trained model: one PNG a picture, named by number and content, such as 0000_40213.png."""
+
+    model: str = "numbers"
+    """A model that comes with phin, the folder of a run, or a .safetensors file."""
+    prompt: tuple[str, ...] = ()
+    """Numbers of one to five digits to draw."""
+    prompts_file: Path | None = None
+    """A text file with more of them, one a line."""
+    label: tuple[int, ...] | None = None
+    """Classes to draw, of a model of labelled pictures; by default each in turn."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """How many of each, 1 by default; or how many in all, where nothing is asked for in particular."""
+    out: Path = Path("samples")
+    """Folder of the files; made if need be."""
+    seed: int = 0
+    """The same seed gives the same pictures."""
+    steps: int | None = None
+    """Evaluations of the model a picture. This and the next four are the model's own by default."""
+    solver: str | None = None
+    """Solver: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
+    guidance: float | None = None
+    """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+    levels: str | None = None
+    """Schedule that places the noise levels: cosine, karras, discrete(linear), ..."""
+    threshold: str | None = None
+    """What keeps predictions in the range of the data: clip, dynamic or none."""
+    grid: Flag = False
+    """Also write all pictures in one, grid.png."""
+    gif: Flag = False
+    """Also write a GIF of each picture's denoising."""
+
+    def run(self) -> dict[str, Any]:
+        import time
+
+        from phin import models
+        from phin.training.checkpoint import open_folder
+
+        prompts = self._prompts()
+        model = models.load(self.model)
+        kind, rows = models.conditions(model, prompts, self.label, self.n)
+        choices = given(
+            self, steps="steps", solver="solver", guidance="guidance", grid="levels", threshold="threshold"
+        )
+        config = models.choose(models.drawing(model)[1], choices)
+        open_folder(self.out)
+        states: list[list[Tensor]] = [[] for _ in rows]
+        begun = time.perf_counter()
+        with progress(len(rows) * config.steps) as advance:
+
+            def watch(batch: Sequence[int], z: "Tensor", level: Any) -> None:
+                advance(batch, z, level)
+                if self.gif:
+                    for k, state in zip(batch, z / level.alpha.hypot(level.sigma), strict=True):
+                        states[k].append(state)
+
+            drawn = models.samples(
+                model,
+                prompts,
+                self.label,
+                self.n,
+                self.seed,
+                64 * 64 if _plane(model) else 64,
+                watch,
+                **choices,
+            )
+        facts = {"model": str(model.path), "sampling": {**asdict(config), "seed": self.seed}}
+        facts["seconds"] = round(time.perf_counter() - begun, 3)
+        names = [_caption(kind, row) for row in rows]
+        return facts | (self._write_points if _plane(model) else self._write_pictures)(drawn, states, names)
+
+    def _prompts(self) -> list[str] | None:
+        """Those of the command line and those of the file; None where neither is given."""
+        prompts = list(self.prompt)
+        if self.prompts_file is not None:
+            try:
+                prompts += self.prompts_file.read_text(encoding="utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise PhinError(
+                    f"{self.prompts_file} cannot be read ({error}); give a text file of numbers"
+                ) from error
+            if not prompts:
+                raise PhinError(
+                    f"{self.prompts_file} has no prompts; write numbers such as 40213 into it, one a line"
+                )
+        return prompts or None
+
+    def _write_pictures(
+        self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]", names: Sequence[str]
+    ) -> dict[str, Any]:
+        from phin.pictures import gif, png, tile, to_bytes
+
+        pictures = [to_bytes(x) for x in drawn]
+        files = []
+        for k, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+            path = self.out / (f"{k:04}_{name}.png" if name else f"{k:04}.png")
+            files.append({"file": write(path, png(picture)), **({"content": name} if name else {})})
+            if self.gif:
+                frames = [*map(to_bytes, states[k]), picture]
+                files[-1]["gif"] = write(path.with_suffix(".gif"), gif(frames))
+        facts: dict[str, Any] = {"pictures": files}
+        if self.grid:
+            facts["grid"] = write(
+                self.out / "grid.png", png(tile(pictures, min(self.n or len(pictures), 10)))
+            )
+        return facts
+
+    def _write_points(
+        self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]", names: Sequence[str]
+    ) -> dict[str, Any]:
+        """One array of all points; grid and GIF show their density."""
+        import numpy as np
+        import torch
+
+        from phin.pictures import gif, png, scatter
+
+        points, file = torch.stack(list(drawn)), io.BytesIO()
+        np.save(file, points.numpy(), allow_pickle=False)
+        facts: dict[str, Any] = {"points": write(self.out / "points.npy", file.getvalue()), "n": len(points)}
+        if self.grid:
+            facts["grid"] = write(self.out / "grid.png", png(scatter(points)))
+        if self.gif:
+            clouds = [torch.stack(cloud) for cloud in zip(*states, strict=True)]
+            facts["gif"] = write(
+                self.out / "points.gif", gif([scatter(cloud) for cloud in [*clouds, points]])
+            )
+        return facts
+
+    def show(self, facts: dict[str, Any]) -> None:
+        for entry in [*facts.get("pictures", ()), facts]:
+            for kind in ("file", "gif", "points", "grid"):
+                if kind in entry:
+                    print(entry[kind])
+
+
+def _plane(model: "Model") -> bool:
+    """Whether a model draws points, and not pictures."""
+    return len(model.facts.shape) == 1
+
+
+def _caption(kind: str, row: "Tensor") -> str:
+    """What a sample shows, for its file's name."""
+    if kind == "text":
+        return "".join(map(str, row.tolist()))
+    return {"": "", "label": "any" if row[0] < 0 else str(int(row[0]))}[kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Measure a trained model: how a generator's pictures are read, or how a classifier reads real ones."""
+
+    model: str = "numbers"
+    """A model that comes with phin, the folder of a run, or a .safetensors file."""
+    reader: str = "mnist-classifier"
+    """The classifier that reads the pictures."""
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 1000
+    """Random strings of one to five digits; of a model of single digits, as many labels."""
+    n_unseen: int = 500
+    """Further strings, none of which was ever trained on."""
+    n_frechet: int = 2000
+    """Cells for the Frechet distance."""
+    seed: int = 0
+    """Of the strings, of the real pictures, and of the sampler's noise."""
+    steps: int | None = None
+    """Evaluations of the model a picture. This and the next two are the model's own by default."""
+    solver: str | None = None
+    """Solver: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
+    guidance: float | None = None
+    """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+    record: Flag = False
+    """Write the figures into the model's file, too."""
+
+    def run(self) -> dict[str, Any]:
+        from phin import evaluation, models
+        from phin.diffusion.denoiser import Denoiser
+
+        plan = evaluation.Plan(self.n, self.n_unseen, self.n_frechet, self.seed)
+        choices = given(self, steps="steps", solver="solver", guidance="guidance")
+        model, reader, total = models.load(self.model), None, 0
+        if isinstance(model.net, Denoiser):
+            reader = models.load(self.reader)
+            total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
+        with progress(total) as watch:
+            figures = evaluation.evaluate(model, reader, plan, watch, **choices)
+        if self.record:
+            command = shlex.join(["phin", *sys.argv[1:]])
+            evaluation.record(model, {**figures, "command": command})
+        return {"model": str(model.path), **figures}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        show_figures(facts)
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Prints a table of what `evaluate` found."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from phin.evaluation import rows
+
+    heading, *lines = rows(figures)
+    table = Table(*heading, box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write the averaged weights of a run, and what is known of them, to one small file."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of a run, or a .safetensors file."""
+    out: Path
+    """The file to write, NAME.safetensors."""
+    dtype: Literal["fp16", "bf16", "float32"] = "float32"
+    """What the weights are rounded to."""
+
+    def run(self) -> dict[str, Any]:
+        import torch
+
+        from phin import models
+        from phin.training.checkpoint import save_weights
+
+        if self.out.suffix != ".safetensors":
+            raise PhinError(f"{self.out} does not end in .safetensors; name the file so")
+        model = models.load(self.source)
+        known = {
+            key: model.metadata[key]
+            for key in ("name", "family", "recipe", "facts", "command")
+            if key in model.metadata
+        }
+        if training := model.metadata.get("training"):
+            known["training"] = {"state": training["state"], "versions": training["versions"]}
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}[self.dtype]
+        save_weights(self.out, model.net.state_dict(), known, dtype)
+        return {"file": str(self.out), "bytes": self.out.stat().st_size, **known}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        print(f"{facts['file']}  ({facts['bytes'] / 1e6:.1f} MB)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataList(Command):
+    """List the data sets."""
+
+    def run(self) -> dict[str, Any]:
+        from phin.data import listing
+
+        return {"data": [asdict(line) for line in listing()]}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(
+            "name", "one example", "examples", "classes", "where it is", "licence", box=None, pad_edge=False
+        )
+        for line in facts["data"]:
+            shape = " x ".join(map(str, line["shape"]))
+            examples = "endless" if line["examples"] is None else f"{line['examples']:,}"
+            where = line["where"] or "phin data get " + line["name"]
+            table.add_row(line["name"], shape, examples, str(line["classes"] or ""), where, line["licence"])
+        Console().print(table)
+        print("folder:PATH is a folder of your own pictures, with one sub-folder a class or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataGet(Command):
+    """Fetch and verify the files of a data set."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """As in `phin data list`."""
+
+    def run(self) -> dict[str, Any]:
+        from phin import data
+
+        return {"name": self.name, "where": data.get(self.name)}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        print(f"{facts['name']}: {facts['where']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes(Command):
+    """List what can be trained."""
+
+    def run(self) -> dict[str, Any]:
+        from phin.recipes import RECIPES
+
+        return {"recipes": {name: asdict(recipe) for name, recipe in RECIPES.items()}}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("recipe", "data", "network", "budget", box=None, pad_edge=False)
+        for name, recipe in facts["recipes"].items():
+            net = ", ".join(
+                f"{key} {value}" for key, value in recipe["net"].items() if key in ("channels", "width")
+            )
+            train = recipe["train"]
+            budget = f"{train['minutes']:g} minutes" if train["minutes"] else f"{train['steps']:,} steps"
+            table.add_row(name, recipe["data"], net, budget)
+        Console().print(table)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "export": Export,
+    "data list": DataList,
+    "data get": DataGet,
+    "recipes": Recipes,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
+    if argv is None:  # in a process of its own, which ends with it
+        argv = sys.argv[1:]
+        gc.set_threshold(100_000)  # imports make objects by the hundred thousand, and no garbage
+        atexit.register(gc.freeze)  # nor is it worth half a second to look for some at the end
+        threading.excepthook = in_thread
+        warnings.formatwarning = lambda message, *_, **__: f"phin: warning: {message}\n"
+    again = Command.again
+    try:
+        if (command := read(argv)) is None:
+            return 0
+        again = command.again
+        with messages():
+            facts = command.run()
+        if command.json:
+            print(json.dumps(facts))
+        else:
+            command.show(facts)
+        return 0
+    except PhinError as error:
+        code, text = 2, str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code, text = 2, f"{where}{error.strerror or error}; mend that and {again}"
+    except KeyboardInterrupt:
+        code, text = 130, f"interrupted; {again}"
+    print("phin: error:" if code == 2 else "phin:", " ".join(text.split()), file=sys.stderr)
+    if "--json" in argv:
+        print(json.dumps({"error": text}))
+    return code
+
+
+def in_thread(error: threading.ExceptHookArgs) -> None:
+    """Leaves it to the main thread to tell of a full disk, of which TensorBoard's thread dies too."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
+
+
+def read(argv: Sequence[str]) -> Command | None:
+    """The command that was asked for; None where help was, which is printed.
+
+    Raises:
+        PhinError: There is no such command, or it has no such option.
+    """
+    if argv and argv[0] in ("-V", "--version"):
+        print(f"phin {__version__}")
+        return None
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return None
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name, options = " ".join(argv[:words]), argv[words:]
+    if name not in COMMANDS:
+        known = ", ".join(
+            other.removeprefix(f"{name} ") for other in COMMANDS if other.startswith(f"{name} ")
+        )
+        raise PhinError(
+            f"`phin {name}` needs one of {known}"
+            if known
+            else f"unknown command {name!r}; there are {', '.join(COMMANDS)}"
+        )
+    try:
+        return Train.parse(options) if name == "train" else parse(COMMANDS[name], options, f"phin {name}")
+    except SystemExit:
+        return None
+
+
+def usage() -> str:
+    """What `phin --help` says."""
+    lines = [f"  {name:<10} {str(command.__doc__).splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: phin COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "phin COMMAND --help lists its options; phin --version.",
+        ]
+    )
+
+
+def parse(kind: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
+    """The dataclass `kind` from command line options.
+
+    Raises:
+        PhinError: An option that there is not, or a value it cannot have.
+        SystemExit: Help was asked for, and printed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            start: dict[str, Any] = {} if default is None else {"default": default}
+            return tyro.cli(kind, prog=prog, args=argv, config=(tyro.conf.AvoidSubcommands,), **start)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise PhinError(f"{unboxed(said.getvalue())} (`{prog} --help` lists the options)") from None
+
+
+def unboxed(box: str) -> str:
+    """The one line that matters of the box that tyro draws around an error."""
+    _, *lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]  # less the title
+    parts = [list(part) for rule, part in groupby(lines, lambda line: not line.strip("─-")) if not rule]
+    message = " ".join(parts[0]).removesuffix(".")
+    if len(parts) > 2 and parts[1][0] == "Perhaps you meant:":
+        message += f"; is it {parts[1][1].split()[0]}?"
+    return message
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """Phin's log, where data come from for instance, on standard error."""
+    log, handler = logging.getLogger("phin"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator["Watch"]:
+    """Yields a watch with a bar on standard error, if that is a terminal; `total` states fill it."""
+    if not sys.stderr.isatty():
+        yield lambda batch, z, level: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task("drawing", total=total)
+
+    def watch(batch: Sequence[int], z: "Tensor", level: Any) -> None:
+        bar.start()  # not earlier: a training before it has a bar of its own
+        bar.advance(task, len(batch))
+
+    try:
+        yield watch
+    finally:
+        bar.stop()
+
+
+def given(command: Command, **names: str) -> dict[str, Any]:
+    """Those of the command's options that were given: keyword by keyword, from the field that it names."""
+    return {name: value for name, field in names.items() if (value := getattr(command, field)) is not None}
+
+
+def write(path: Path, payload: bytes) -> str:
+    """Writes a file whole or not at all; its path.
+
+    Raises:
+        PhinError: It cannot be written.
+    """
+    from phin.training.checkpoint import atomic
+
+    with atomic(path) as temporary:
+        temporary.write_bytes(payload)
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

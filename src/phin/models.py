@@ -1,0 +1,191 @@
+"""Trained models: loaded by name, from a run's folder or from a file."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phin.data.numbers import tokens
+from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.level import Level
+from phin.errors import PhinError
+from phin.nets.classifier import Classifier
+from phin.pictures import to_bytes
+from phin.recipes import DiffusionRecipe, Facts, Recipe, restore
+from phin.sampling import SampleConfig, draw
+from phin.training.checkpoint import load_weights, read_weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model and what is known of it."""
+
+    net: Denoiser | Classifier
+    """In evaluation mode."""
+    recipe: Recipe
+    facts: Facts
+    metadata: dict[str, Any]
+    """Everything its file says: the recipe, the seed, the command, measured figures."""
+    path: Path
+
+
+Watch = Callable[[Sequence[int], Tensor, Level], None]
+"""Sees every state of every batch: (the numbers of its samples, z, the level of z)."""
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with phin."""
+    return sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
+
+
+def load(source: str | Path) -> Model:
+    """A trained model.
+
+    Args:
+        source: The name of a model that comes with phin ("numbers"), the folder of a run ("./numbers" if it
+            bears such a name), or a .safetensors file.
+
+    Raises:
+        PhinError: There is no such model, or its file is damaged or not phin's.
+    """
+    path = _find(source)
+    tensors, metadata = read_weights(path)
+    if any(
+        name.startswith("ema.") for name in tensors
+    ):  # a checkpoint: the averaged weights are the ones to use
+        tensors = {name.removeprefix("ema."): t for name, t in tensors.items() if name.startswith("ema.")}
+    recipe, facts = restore(metadata)
+    net = recipe.model(facts)
+    load_weights(net, tensors, path)
+    return Model(net.eval(), recipe, facts, metadata, path)
+
+
+def _find(source: str | Path) -> Path:
+    if str(source) in shipped():
+        return SHIPPED / f"{source}.safetensors"
+    path = Path(source)
+    if path.is_dir():
+        for name in ("best.safetensors", "last.safetensors"):
+            if (path / name).is_file():
+                return path / name
+        raise PhinError(f"the folder {path} has no weights (best.safetensors); name the folder of a run")
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise PhinError(f"there is no file {path}")
+        return path
+    choices = [*shipped(), "a run's folder or a .safetensors file"]
+    raise PhinError(f"unknown model {str(source)!r}; give {', '.join(choices)}")
+
+
+def samples(
+    model: Model,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    watch: Watch | None = None,
+    **choices: Any,
+) -> list[Tensor]:
+    """Samples in the range of the data, each (C, *sides), in the order asked for.
+
+    Args:
+        model: A diffusion model, from `load`.
+        prompts: Numbers to draw, for a model of numbers: one sample each.
+        labels: Classes to draw, for a model of labelled data: one sample each.
+        n: How many of each prompt or label, 1 by default; or how many in all, where none are given and labels
+            are taken in turn, each once by default.
+        seed: Sample k has the same noise under the same seed, whatever the batch.
+        batch: Cells or pictures at once.
+        watch: Sees every state of every batch.
+        choices: Fields of `SampleConfig` that replace the model's own, such as steps, solver and guidance.
+
+    Raises:
+        PhinError: On a model that does not sample, a prompt or label it does not know, or a wrong choice.
+    """
+    denoiser, own = drawing(model)
+    config = choose(own, choices)
+    kind, rows = conditions(model, prompts, labels, n)
+    shape = model.facts.shape
+    done: dict[int, Tensor] = {}
+    for length in sorted({len(row) for row in rows}):
+        alike = [k for k, row in enumerate(rows) if len(row) == length]
+        sides = (*shape[:-1], shape[-1] * length) if kind == "text" else shape
+        size = max(1, batch // length)
+        for part in (alike[i : i + size] for i in range(0, len(alike), size)):
+            cond = torch.stack([rows[k] for k in part])
+            given = {"text": {"text": cond}, "label": {"label": cond[:, 0]}, "": {}}[kind]
+            x = draw(denoiser, config, sides, given, seed, part, watch and partial(watch, part))
+            done.update(zip(part, x.cpu(), strict=True))
+    return [done[k] for k in range(len(done))]
+
+
+def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
+    """Pictures, uint8, (H, W) when grey and (H, W, C) else; points as they are. Arguments as of `samples`."""
+    drawn = samples(model, **arguments)
+    return [to_bytes(x) if x.ndim > 1 else x.numpy() for x in drawn]
+
+
+def choose(config: SampleConfig, choices: dict[str, Any]) -> SampleConfig:
+    """The configuration with these choices.
+
+    Raises:
+        PhinError: A field that there is not, or a value it cannot have.
+    """
+    known = [field.name for field in fields(SampleConfig)]
+    for name in choices:
+        if name not in known:
+            raise PhinError(f"sampling has no option {name!r}; it has {', '.join(known)}")
+    return replace(config, **choices)
+
+
+def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
+    """The denoiser of a diffusion model, and how it is sampled when nobody chooses.
+
+    Raises:
+        PhinError: On another kind of model.
+    """
+    if not isinstance(model.net, Denoiser) or not isinstance(model.recipe, DiffusionRecipe):
+        raise PhinError(
+            f"{model.path} is a classifier and does not draw; load a diffusion model, such as numbers"
+        )
+    return model.net, model.recipe.sample
+
+
+def conditions(
+    model: Model, prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int | None
+) -> tuple[str, list[Tensor]]:
+    """What is to be drawn: the condition's name ("text", "label" or "") and its value (L,) for each sample.
+
+    The arguments are those of `samples`.
+
+    Raises:
+        PhinError: On a prompt or label that the model does not know, or none where it needs one.
+    """
+    facts = model.facts
+    for name, given, known in (("prompts", prompts, facts.vocabulary), ("labels", labels, facts.classes)):
+        if given is not None and not known:
+            raise PhinError(f"{model.path} takes no {name}: it was trained on {model.recipe.data}")
+    if n is not None and n < 1:
+        raise PhinError(f"n = {n}: at least 1 sample must be asked for")
+    if facts.vocabulary:
+        if not prompts:
+            raise PhinError("nothing to draw: give prompts, numbers of one to five digits such as 40213")
+        return "text", [row for row in map(tokens, prompts) for _ in range(n or 1)]
+    if not facts.classes:
+        return "", list(torch.zeros(n or 1, 1))
+    for label in labels or ():
+        if not -1 <= label < facts.classes:
+            raise PhinError(f"there is no label {label}: labels are 0 to {facts.classes - 1}, or -1 for any")
+    if labels:
+        every = [label for label in labels for _ in range(n or 1)]
+    else:
+        every = [k % facts.classes for k in range(n or facts.classes)]
+    return "label", list(torch.tensor(every)[:, None])

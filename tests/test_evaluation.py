@@ -1,0 +1,212 @@
+"""A generator draws squares whose brightness is the digit, and a reader reads brightness: all is known."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from phin import data as datasets
+from phin import demo as demos
+from phin import models
+from phin.data.base import Part
+from phin.data.numbers import NUMBERS, Handwriting, Numbers, held_out, random_strings
+from phin.demo import demo
+from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.parameterization import x as predicts_x
+from phin.errors import PhinError
+from phin.evaluation import Plan, evaluate, record, rows
+from phin.models import Model
+from phin.nets.classifier import Classifier
+
+PLAN = Plan(n=200, n_unseen=50, n_frechet=300)
+
+
+def brightness(digit: Tensor) -> Tensor:
+    return (2 * digit - 9) / 10  # -0.9, -0.7, ... 0.9
+
+
+def bars(n: int, seed: int) -> Part:
+    """Digits as squares whose brightness is the class, with a little noise, black around."""
+    labels = torch.arange(n) % 10
+    noise = torch.from_numpy(np.random.default_rng(seed).uniform(-0.02, 0.02, (n, 1, 1)))
+    grey = ((brightness(labels)[:, None, None] + noise + 1) * 127.5).round().to(torch.uint8)
+    images = torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 4:24, 4:24] = grey
+    return Part(images, labels)
+
+
+class Bars(nn.Module):
+    """The network of a perfect generator, but for the digits that it takes for others."""
+
+    def __init__(self, mistaken: dict[int, int]) -> None:
+        super().__init__()
+        self.mistaken = mistaken
+        self.anything = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+        for digit, other in self.mistaken.items():
+            text = text.masked_fill(text == digit, other)
+        cells = torch.full((*text.shape, 28, 28), -1.0)
+        shade = brightness(text.clamp(min=0)) + 0.02 * torch.rand(text.shape)
+        cells[..., 4:24, 4:24] = shade[..., None, None]
+        return cells.movedim(2, 1).flatten(2)[:, None]
+
+
+class Reader(Classifier):
+    """Reads the brightness of the middle."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny.READER.net, 1, 10)  # pyright: ignore[reportArgumentType]
+
+    def features(self, x: Tensor) -> Tensor:
+        middle = x[:, 0, 10:18, 10:18].mean((1, 2))
+        return torch.stack([middle, middle**2], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(self.features(x)[:, :1] - brightness(torch.arange(10))).abs()
+
+
+@pytest.fixture(autouse=True)
+def bar_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set `numbers`, written in bars."""
+    parts = {which: Handwriting(bars(200, seed)) for seed, which in enumerate(("train", "valid", "test"))}
+    entry = replace(NUMBERS, load=lambda: Numbers(parts), files=None)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(datasets.DATA, "numbers", entry)  # pyright: ignore[reportArgumentType]
+
+
+def generator(mistaken: dict[int, int]) -> Model:
+    net = Denoiser(Bars(mistaken), predicts_x)
+    return Model(net, tiny.NUMBERS, tiny.FACTS[tiny.NUMBERS], {"name": "bars"}, Path("bars"))
+
+
+READER = Model(Reader(), tiny.READER, tiny.FACTS[tiny.READER], {"name": "reader"}, Path("reader"))
+
+
+def test_a_perfect_generator_is_as_good_as_real_pictures() -> None:
+    figures = evaluate(generator({}), READER, PLAN, guidance=1.0)
+    json.dumps(figures, allow_nan=False)
+    asked = random_strings(200, 0)
+    assert figures["digits"]["n"] == sum(map(len, asked))
+    assert figures["strings"]["n"] == 200
+    assert figures["unseen_strings"]["n"] == 50
+    for kind in ("digits", "strings", "unseen_digits", "unseen_strings"):
+        assert figures[kind]["rate"] == figures[kind]["real_rate"] == figures[kind]["share"] == 1
+    assert 300 <= figures["frechet_cells"] <= 304
+    assert figures["sampling"] | {"steps": 3, "guidance": 1.0, "seed": 0} == figures["sampling"]
+
+
+def test_mistakes_are_counted_and_move_the_distance() -> None:
+    asked, unseen = random_strings(200, 0), random_strings(50, 0, True)
+    assert all(map(held_out, unseen))
+    right = evaluate(generator({}), READER, PLAN, guidance=1.0)
+    wrong = evaluate(generator({3: 9}), READER, PLAN, guidance=1.0)
+    threes = sum(string.count("3") for string in asked)
+    assert wrong["digits"]["right"] == wrong["digits"]["n"] - threes
+    assert wrong["strings"]["right"] == sum("3" not in string for string in asked)
+    assert wrong["unseen_digits"]["right"] == sum(len(s) - s.count("3") for s in unseen)
+    assert wrong["unseen_strings"]["right"] == sum("3" not in string for string in unseen)
+    assert wrong["floor"] == right["floor"]
+    assert wrong["frechet"]["value"] > 10 * right["frechet"]["value"]
+
+
+def test_a_watch_sees_as_many_states_as_are_announced() -> None:
+    seen = []
+    evaluate(generator({}), READER, PLAN, lambda batch, z, level: seen.extend(batch), steps=4)
+    assert len(seen) == PLAN.states(4)
+
+
+def test_a_classifier_is_measured_on_the_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = bars(1000, 0)
+    images.labels[:30] = (images.labels[:30] + 1) % 10  # pyright: ignore[reportOptionalSubscript]
+    data = datasets.Images("mnist", {"train": images, "valid": images, "test": images}, tiny.DIGITS)
+    entry = replace(datasets.DATA["mnist"], load=lambda: data)
+    monkeypatch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
+    assert evaluate(READER)["test"] | {"right": 970, "n": 1000, "rate": 0.97} == evaluate(READER)["test"]
+
+
+@pytest.mark.parametrize("field", ["n", "n_unseen", "n_frechet"])
+def test_too_little_is_refused(field: str) -> None:
+    with pytest.raises(PhinError, match=f"{field} = 1 is too few"):
+        Plan(**{field: 1})
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    points = replace(READER, recipe=tiny.POINTS, net=tiny.POINTS.model(tiny.FACTS[tiny.POINTS]))
+    with pytest.raises(PhinError, match="draws moons, which nothing here reads"):
+        evaluate(points, READER)
+    with pytest.raises(PhinError, match="bars is no classifier"):
+        evaluate(generator({}), generator({}))
+
+
+def test_figures_are_recorded_in_the_models_file(tmp_path: Path) -> None:
+    model = models.load(tiny.write(tiny.READER, tmp_path / "reader.safetensors"))
+    record(model, {"test": {"rate": 0.5}})
+    record(model, {"test": {"rate": 0.6}})
+    again = models.load(model.path)
+    assert again.metadata == {**model.metadata, "figures": {"test": {"rate": 0.6}}}
+    for name, weight in again.net.state_dict().items():
+        torch.testing.assert_close(weight, model.net.state_dict()[name], rtol=0, atol=0)
+
+
+def test_the_table_has_a_line_for_every_figure() -> None:
+    table = rows(evaluate(generator({3: 9}), READER, PLAN))
+    assert {len(row) for row in table} == {5}
+    assert [row[0] for row in table[1:]][-1] == "Frechet distance of cells"
+    assert len(table) == 6
+
+
+def test_the_demo_trains_measures_and_reports_and_does_not_repeat_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
+    recipe = replace(tiny.NUMBERS, train=replace(tiny.BRIEF, picture_every=0.5, log_every=0.5))
+    arguments: Any = (recipe, tmp_path / "demo", "phin demo <3", str(reader), Plan(20, 10, 50))
+    facts = demo(*arguments)
+    page = Path(facts["report"]).read_text(encoding="utf-8")
+    assert "phin demo &lt;3" in page
+    assert page.count("<svg") == 2
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import""", page), (
+        "the page must stand alone"
+    )
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    widths = [Image.open(io.BytesIO(base64.b64decode(picture))).width for picture in pictures]
+    assert widths[:4] == [28, 56, 112, 140]
+    assert widths[4:8] == [140] * 4  # three levels, and the picture
+    digits = facts["figures"]["digits"]
+    assert f"{digits['n']:,}" in page
+
+    def again(*_: object) -> dict[str, Any]:
+        pytest.fail("it was measured already")
+
+    monkeypatch.setattr(demos, "evaluate", again)
+    Path(facts["report"]).unlink()
+    assert demo(*arguments)["figures"] == facts["figures"]
+    assert Path(facts["report"]).exists()
+
+
+def test_the_demo_measures_other_weights_anew(tmp_path: Path) -> None:
+    reader = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
+    out, plan = tmp_path / "demo", Plan(20, 10, 50)
+    demo(tiny.NUMBERS, out, reader=str(reader), plan=plan)
+    noted = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    longer = replace(tiny.NUMBERS, train=replace(tiny.BRIEF, steps=5))
+    demo(longer, out, reader=str(reader), plan=plan)
+    assert json.loads((out / "figures.json").read_text(encoding="utf-8"))["of"] != noted["of"]
+    (out / "figures.json").write_text("{", encoding="utf-8")
+    demo(longer, out, reader=str(reader), plan=plan)
+
+
+def test_the_demo_asks_for_its_reader_before_it_trains(tmp_path: Path) -> None:
+    with pytest.raises(PhinError, match="there is no file"):
+        demo(tiny.NUMBERS, tmp_path / "demo", reader=str(tmp_path / "none.safetensors"))
+    assert not (tmp_path / "demo").exists()

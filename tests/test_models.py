@@ -1,0 +1,194 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from phin import models
+from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.level import Level
+from phin.errors import PhinError
+from phin.models import Model, load, sample, samples
+from phin.recipes import describe
+from phin.sampling import draw
+from phin.training.checkpoint import read_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def numbers(folder: Path) -> Model:
+    return load(tiny.write(tiny.NUMBERS, folder / "numbers.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def labelled(folder: Path) -> Model:
+    return load(tiny.write(tiny.LABELLED, folder / "labelled.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def points(folder: Path) -> Model:
+    return load(tiny.write(tiny.POINTS, folder / "points.safetensors"))
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True))
+
+
+def test_a_file_gives_back_the_model_it_was_made_of(numbers: Model) -> None:
+    assert (numbers.recipe, numbers.facts) == (tiny.NUMBERS, tiny.FACTS[tiny.NUMBERS])
+    stored, metadata = read_weights(numbers.path)
+    assert numbers.metadata == metadata
+    for name, weight in numbers.net.state_dict().items():
+        torch.testing.assert_close(weight, stored[name], rtol=0, atol=0)
+    assert not numbers.net.training
+
+
+def test_of_a_run_the_best_averaged_weights_are_taken(numbers: Model, tmp_path: Path) -> None:
+    description = describe("tiny", tiny.NUMBERS, tiny.FACTS[tiny.NUMBERS])
+    mean = {name: weight + 1 for name, weight in numbers.net.state_dict().items()}
+    parts = {"model": numbers.net.state_dict(), "ema": mean}
+    last = {f"{part}.{name}": weight for part, state in parts.items() for name, weight in state.items()}
+    save_weights(tmp_path / "last.safetensors", last, description)
+    for name, weight in load(tmp_path).net.state_dict().items():
+        torch.testing.assert_close(weight, mean[name], rtol=0, atol=0)
+    save_weights(tmp_path / "best.safetensors", numbers.net.state_dict(), description)
+    assert load(tmp_path).path.name == "best.safetensors"
+
+
+def test_a_name_is_that_of_a_shipped_model_before_that_of_a_folder(
+    numbers: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SHIPPED", numbers.path.parent)
+    monkeypatch.chdir(tmp_path)
+    Path("numbers").mkdir()
+    assert load("numbers").path == numbers.path
+    with pytest.raises(PhinError, match="the folder numbers has no weights"):
+        load("./numbers")
+    with pytest.raises(PhinError, match=r"unknown model 'nimbers'; give .*numbers.* a run's folder or a"):
+        load("nimbers")
+    with pytest.raises(PhinError, match=r"there is no file nimbers\.safetensors"):
+        load("nimbers.safetensors")
+
+
+def test_files_that_are_no_such_model_are_refused(numbers: Model, tmp_path: Path) -> None:
+    whole = numbers.path.read_bytes()
+    cut, bent = tmp_path / "cut.safetensors", tmp_path / "bent.safetensors"
+    cut.write_bytes(whole[: len(whole) // 2])
+    bent.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    other = tmp_path / "other.safetensors"
+    wider = replace(tiny.NUMBERS, net=replace(tiny.NET, channels=(8, 32)))
+    description = describe("tiny", wider, tiny.FACTS[tiny.NUMBERS])
+    save_weights(other, read_weights(numbers.path)[0], description)
+    future = tmp_path / "future.safetensors"
+    save_weights(future, {}, {**description, "family": "vae"})
+    for file, message in ((cut, "cut short"), (bent, "damaged"), (other, "another model"), (future, "'vae'")):
+        with pytest.raises(PhinError, match=message):
+            load(file)
+
+
+def test_samples_come_in_the_order_asked_for(numbers: Model) -> None:
+    prompts = ["40213", "7", "42", "99999", "0"]
+    pictures = samples(numbers, prompts)
+    assert [x.shape for x in pictures] == [(1, 28, 28 * len(prompt)) for prompt in prompts]
+    assert same(samples(numbers, prompts, batch=1), pictures)
+    assert same(samples(numbers, prompts[:3]), pictures[:3])
+
+
+def test_samples_depend_on_seed_place_and_prompt_alone(numbers: Model) -> None:
+    first, second = samples(numbers, ["42"], n=2)
+    assert not torch.allclose(first, second)
+    assert not same(samples(numbers, ["42"], seed=1), [first])
+    assert not same(samples(numbers, ["43"]), [first])
+    assert same(samples(numbers, ["43", "42"])[1:], [second])
+
+
+def test_each_prompt_is_drawn_n_times(labelled: Model, numbers: Model) -> None:
+    assert same(samples(numbers, ["1", "22"], n=2), samples(numbers, ["1", "1", "22", "22"]))
+    assert same(samples(labelled, labels=[3, -1], n=2), samples(labelled, labels=[3, 3, -1, -1]))
+    assert same(samples(labelled, n=12), samples(labelled, labels=[*range(10), 0, 1]))
+    assert len(samples(labelled)) == 10
+
+
+def test_guidance_is_null_plus_scale_times_the_difference(labelled: Model) -> None:
+    def drawn(label: int, guidance: float) -> torch.Tensor:
+        return samples(labelled, labels=[label], steps=1, guidance=guidance, threshold="none")[0]
+
+    null, plain = drawn(3, 0), drawn(3, 1)
+    assert torch.allclose(null, drawn(-1, 1), atol=1e-5)
+    assert not torch.allclose(null, plain, atol=1e-2)
+    assert torch.allclose(drawn(3, 2.5), null + 2.5 * (plain - null), atol=1e-4)
+    assert torch.allclose(null, drawn(7, 0), atol=1e-5)
+
+
+def test_choices_replace_the_models_own(labelled: Model) -> None:
+    config = replace(tiny.SAMPLE, solver="ddim(eta=0.5)", steps=5, guidance=1.0, grid="karras(0.01, 20)")
+    assert isinstance(labelled.net, Denoiser)
+    expected = draw(labelled.net, config, (1, 8, 8), {"label": torch.tensor([4])}, 9, [0])[0]
+    chosen = {"solver": "ddim(eta=0.5)", "steps": 5, "guidance": 1.0, "grid": "karras(0.01, 20)"}
+    assert same(samples(labelled, labels=[4], seed=9, **chosen), [expected])
+
+
+def test_a_watch_sees_every_state_of_every_sample(numbers: Model) -> None:
+    seen: dict[int, list[tuple[torch.Size, float]]] = {}
+
+    def watch(batch: Sequence[int], z: torch.Tensor, level: Level) -> None:
+        for k, state in zip(batch, z, strict=True):
+            seen.setdefault(k, []).append((state.shape, level.log_snr.item()))
+
+    samples(numbers, ["1", "22", "3"], steps=4, batch=1, watch=watch)
+    assert sorted(seen) == [0, 1, 2]
+    for k, length in enumerate((1, 2, 1)):
+        shapes, log_snrs = zip(*seen[k], strict=True)
+        assert set(shapes) == {(1, 28, 28 * length)}
+        assert len(log_snrs) == 4
+        assert list(log_snrs) == sorted(log_snrs)
+
+
+def test_pictures_are_bytes_and_points_are_points(numbers: Model, points: Model) -> None:
+    (picture,) = sample(numbers, prompts=["40213"])
+    assert (picture.dtype, picture.shape) == (np.uint8, (28, 140))
+    drawn = sample(points, n=7)
+    assert [(point.dtype, point.shape) for point in drawn] == [(np.float32, (2,))] * 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompts": ["12a"]}, "'12a'"),
+        ({"prompts": [""]}, "''"),
+        ({"prompts": ["123456"]}, "'123456'"),
+        ({"prompts": ["٣"]}, "'٣'"),
+        ({"prompts": []}, "nothing to draw"),
+        ({}, "nothing to draw"),
+        ({"prompts": ["1"], "labels": [1]}, "takes no labels"),
+        ({"prompts": ["1"], "n": 0}, "n = 0"),
+        ({"prompts": ["1"], "steps": 0}, "steps = 0"),
+        ({"prompts": ["1"], "solver": "runge"}, "unknown solver 'runge'"),
+        ({"prompts": ["1"], "grid": "discrete(linear, T=5)", "steps": 6}, "steps = 6"),
+        ({"prompts": ["1"], "threshold": "hard"}, "unknown threshold 'hard'"),
+        ({"prompts": ["1"], "guidance": float("nan")}, "guidance = nan"),
+        ({"prompts": ["1"], "step": 3}, "no option 'step'"),
+    ],
+)
+def test_wrong_wishes_are_named(numbers: Model, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(PhinError, match=message):
+        samples(numbers, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_models_refuse_what_they_do_not_know(labelled: Model, points: Model, folder: Path) -> None:
+    with pytest.raises(PhinError, match="takes no prompts"):
+        samples(labelled, prompts=["1"])
+    with pytest.raises(PhinError, match="no label 10"):
+        samples(labelled, labels=[10])
+    with pytest.raises(PhinError, match="takes no labels"):
+        samples(points, labels=[1])
+    reader = load(tiny.write(tiny.READER, folder / "reader.safetensors"))
+    with pytest.raises(PhinError, match="does not draw"):
+        samples(reader)

@@ -1,0 +1,125 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import phin
+from phin.data import DATA
+from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.level import vp
+from phin.errors import PhinError
+from phin.nets.unet import UNetConfig
+from phin.recipes import RECIPES, DiffusionRecipe, Facts, Recipe, describe, restore, train
+from phin.training.config import TrainConfig
+
+
+def facts_of(recipe: Recipe) -> Facts:
+    """What the registry says of the recipe's data; a folder of pictures is made up."""
+    if recipe.data not in DATA:
+        return Facts((3, 32, 32), 2, 0, ("cat", "dog"), True)
+    entry = DATA[recipe.data]
+    vocabulary = 10 if recipe.data == "numbers" else 0
+    return Facts(entry.shape, entry.classes, vocabulary, tuple(map(str, range(entry.classes))), True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_description_gives_the_recipe_back(name: str) -> None:
+    recipe, facts = RECIPES[name], facts_of(RECIPES[name])
+    assert restore(json.loads(json.dumps(describe(name, recipe, facts)))) == (recipe, facts)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_a_model_of_its_data(name: str) -> None:
+    recipe, facts = RECIPES[name], facts_of(RECIPES[name])
+    model = recipe.model(facts)
+    x = torch.randn(2, *facts.shape)
+    if not isinstance(model, Denoiser):
+        assert model(x).shape == (2, facts.classes)
+        return
+    conditions = {"text": torch.tensor([[4], [2]])} if facts.vocabulary else {}
+    conditions |= {"label": torch.tensor([0, facts.classes - 1])} if facts.classes else {}
+    assert model(x, vp(torch.tensor(0.0)), **conditions).x.shape == x.shape
+
+
+def test_files_of_other_versions_are_refused() -> None:
+    known = describe("tiny", tiny.NUMBERS, tiny.FACTS[tiny.NUMBERS])
+    recipe = known["recipe"]
+    for wrong, message in (
+        ({"family": "vae"}, "'vae'"),
+        ({"recipe": {**recipe, "flavour": 1}}, "'flavour'"),
+        ({"recipe": {**recipe, "net": {**recipe["net"], "depths": 1}}}, "'depths'"),
+        ({"recipe": {**recipe, "parameterization": "y"}}, "'y'"),
+        ({"facts": {}}, "not understood"),
+        ({"facts": None}, "not understood"),
+    ):
+        with pytest.raises(PhinError, match=message):
+            restore({**known, **wrong})
+    with pytest.raises(PhinError, match="not understood"):
+        restore({"family": "diffusion"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parameterization": "y"}, "unknown parameterization 'y'"),
+        ({"density": "cosines"}, "unknown schedule 'cosines'"),
+        ({"weight": "min_snr(6"}, "weight 'min_snr\\(6' is not understood"),
+        ({"drop": 1.5}, "drop .* not 1.5"),
+        ({"drop": float("nan")}, "not nan"),
+    ],
+)
+def test_a_wrong_field_is_named(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(PhinError, match=message):
+        replace(tiny.NUMBERS, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_network_must_fit_the_data() -> None:
+    with pytest.raises(PhinError, match=r"moons has vectors of 2 numbers"):
+        replace(tiny.POINTS, net=UNetConfig()).model(tiny.FACTS[tiny.POINTS])
+    with pytest.raises(PhinError, match="moons has no labels"):
+        replace(tiny.READER, data="moons").model(tiny.FACTS[tiny.POINTS])
+
+
+def test_training_from_python_learns_and_is_found_again(tmp_path: Path) -> None:
+    recipe = replace(tiny.LABELLED, train=replace(tiny.BRIEF, steps=60, batch=32, lr=2e-2))
+    result = train(recipe, tmp_path / "run", command="phin train digits")
+    assert result.validation["loss"] < 0.7  # of v, which has unit variance: silence has 1
+    model = phin.load(tmp_path / "run")
+    assert (model.recipe, model.metadata["name"]) == (recipe, "digits")
+    assert model.metadata["command"] == "phin train digits"
+    assert {picture.shape for picture in phin.sample(model, n=3)} == {(8, 8)}
+
+
+def test_the_same_call_goes_on_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(tiny.POINTS, tmp_path, "points", "phin train points")
+    longer = replace(tiny.POINTS, train=replace(tiny.BRIEF, steps=3))
+    assert train(longer, tmp_path, "points").step == 3
+    with pytest.raises(PhinError, match="holds another run"):
+        train(replace(longer, drop=0.5), tmp_path, "points")
+
+
+def test_a_run_is_the_same_whatever_was_drawn_before(tmp_path: Path) -> None:
+    first = train(tiny.POINTS, tmp_path / "first")
+    torch.rand(3)
+    second = train(tiny.POINTS, tmp_path / "second")
+    for name, weight in phin.load(first.folder).net.state_dict().items():
+        torch.testing.assert_close(weight, phin.load(second.folder).net.state_dict()[name], rtol=0, atol=0)
+
+
+def test_runs_of_other_data_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(tiny.POINTS).folder == Path("runs/moons")
+    with pytest.raises(PhinError, match="unknown recipe 'moon'; there are numbers"):
+        train("moon")
+
+
+def test_recipes_are_plain_values() -> None:
+    """They are saved as JSON, so that a change of a preset's type is a change of format."""
+    for recipe in RECIPES.values():
+        assert json.loads(json.dumps(asdict(recipe)))
+    assert isinstance(RECIPES["numbers"], DiffusionRecipe)
+    assert RECIPES["numbers"].sample.guidance <= 1.5
+    assert all(isinstance(recipe.train, TrainConfig) for recipe in RECIPES.values())
