@@ -96,7 +96,7 @@ def timed(action: Callable[[], None]) -> float:
 
 
 def compare(seconds: list[float], theirs: list[float], batch: int, width: int) -> str:
-    """Pictures a second, and how many times theirs: by the medians, and (on a busy machine) by the fastest."""
+    """Pictures a second, and how many times theirs: by medians, and (for a busy machine) by the fastest."""
     median = statistics.median(seconds)
     ratio, best = statistics.median(theirs) / median, min(theirs) / min(seconds)
     return f"{batch / median:{width}.0f}{ratio:7.2f}{f'({best:.2f})':>8}"

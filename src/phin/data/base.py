@@ -63,6 +63,10 @@ class Data(Protocol):
         """Whether x is made of 8-bit integers k: x = 2 k / 255 - 1."""
         ...
 
+    def count(self, which: Which) -> int | None:
+        """How many examples a split has; None where they are made as needed."""
+        ...
+
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """The rows `rows` of the training batch of step `step`: the part of one process."""
         ...
@@ -138,6 +142,10 @@ class Images:
     def eight_bit(self) -> bool:
         """Whether x = 2 k / 255 - 1 of 8-bit integers k."""
         return self.levels == 256
+
+    def count(self, which: Which) -> int | None:
+        """How many images a split has."""
+        return len(self.splits[which])
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Rows of the images step * size .. (step + 1) * size - 1 of the endless shuffled stream."""

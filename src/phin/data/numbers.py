@@ -132,6 +132,9 @@ class Numbers:
     class_names: tuple[str, ...] = ()
     eight_bit: bool = True
 
+    def count(self, which: Which) -> int | None:
+        """None: as many as are asked for."""
+
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Pictures of strings that are not held out; every five steps have each of the lengths 1 to 5 once.
 

@@ -29,6 +29,9 @@ class Points:
     class_names: tuple[str, ...] = ()
     eight_bit: bool = False
 
+    def count(self, which: Which) -> int | None:
+        """None: as many as are asked for."""
+
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh points at every step."""
         return self._batch(stream(seed, f"{self.name} train", step), size, rows)

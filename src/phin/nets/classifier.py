@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ class Classifier(nn.Module):
             before = channels
         self.body = nn.Sequential(*layers, ChannelNorm(before), nn.GELU())
         self.head = nn.Linear(before, classes)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def features(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """What the last layer decides on: (B, channels[-1])."""
