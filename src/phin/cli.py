@@ -325,11 +325,13 @@ class Evaluate(Command):
     seed: int = 0
     """Of the strings, of the real pictures, and of the sampler's noise."""
     steps: int | None = None
-    """Evaluations of the model a picture. This and the next two are the model's own by default."""
+    """Evaluations of the model a picture. This and the next three are the model's own by default."""
     solver: str | None = None
     """Solver: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
     guidance: float | None = None
     """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+    levels: str | None = None
+    """Schedule that places the noise levels: cosine, karras, discrete(linear), ..."""
     record: Flag = False
     """Write the figures into the model's file, too."""
 
@@ -338,7 +340,7 @@ class Evaluate(Command):
         from phin.diffusion.denoiser import Denoiser
 
         plan = evaluation.Plan(self.n, self.n_unseen, self.n_frechet, self.seed)
-        choices = given(self, steps="steps", solver="solver", guidance="guidance")
+        choices = given(self, steps="steps", solver="solver", guidance="guidance", grid="levels")
         model, reader, total = models.load(self.model), None, 0
         if isinstance(model.net, Denoiser):
             reader = models.load(self.reader)
