@@ -148,7 +148,7 @@ def test_what_is_printed_without_json(files: dict[str, str], capsys: pytest.Capt
     assert main(["sample", "--model", files["numbers"], "--prompt", "7", "--out", "o"]) == 0
     assert capsys.readouterr().out == "o/0000_7.png\n"
     for argv, words in (
-        (["recipes"], ["numbers", "10 minutes", "swiss-roll"]),
+        (["recipes"], ["numbers", "10 min", "swiss-roll"]),
         (["data", "list"], ["fashion-mnist", "70,000", "endless"]),
         (["--version"], [phin.__version__]),
         ([], list(COMMANDS)),

@@ -30,7 +30,7 @@ from phin.errors import PhinError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from phin.models import Model, Watch
+    from phin.models import Watch
     from phin.recipes import Recipe
 
 T = TypeVar("T")
@@ -217,20 +217,17 @@ class Sample(Command):
                     for k, state in zip(batch, z / level.alpha.hypot(level.sigma), strict=True):
                         states[k].append(state)
 
-            drawn = models.samples(
-                model,
-                prompts,
-                self.label,
-                self.n,
-                self.seed,
-                64 * 64 if _plane(model) else 64,
-                watch,
-                **choices,
-            )
-        facts = {"model": str(model.path), "sampling": {**asdict(config), "seed": self.seed}}
-        facts["seconds"] = round(time.perf_counter() - begun, 3)
-        names = [_caption(kind, row) for row in rows]
-        return facts | (self._write_points if _plane(model) else self._write_pictures)(drawn, states, names)
+            flat = len(model.facts.shape) == 1  # points, and not pictures
+            batch = 4096 if flat else 64
+            drawn = models.samples(model, prompts, self.label, self.n, self.seed, batch, watch, **choices)
+        facts = {
+            "model": str(model.path),
+            "sampling": {**asdict(config), "seed": self.seed},
+            "seconds": round(time.perf_counter() - begun, 3),
+        }
+        if flat:
+            return facts | self._write_points(drawn, states)
+        return facts | self._write_pictures(drawn, states, [_caption(kind, row) for row in rows])
 
     def _prompts(self) -> list[str] | None:
         """Those of the command line and those of the file; None where neither is given."""
@@ -269,7 +266,7 @@ class Sample(Command):
         return facts
 
     def _write_points(
-        self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]", names: Sequence[str]
+        self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]"
     ) -> dict[str, Any]:
         """One array of all points; grid and GIF show their density."""
         import numpy as np
@@ -294,11 +291,6 @@ class Sample(Command):
             for kind in ("file", "gif", "points", "grid"):
                 if kind in entry:
                     print(entry[kind])
-
-
-def _plane(model: "Model") -> bool:
-    """Whether a model draws points, and not pictures."""
-    return len(model.facts.shape) == 1
 
 
 def _caption(kind: str, row: "Tensor") -> str:
@@ -348,26 +340,11 @@ class Evaluate(Command):
         with progress(total) as watch:
             figures = evaluation.evaluate(model, reader, plan, watch, **choices)
         if self.record:
-            command = shlex.join(["phin", *sys.argv[1:]])
-            evaluation.record(model, {**figures, "command": command})
+            evaluation.record(model, figures)
         return {"model": str(model.path), **figures}
 
     def show(self, facts: dict[str, Any]) -> None:
         show_figures(facts)
-
-
-def show_figures(figures: dict[str, Any]) -> None:
-    """Prints a table of what `evaluate` found."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from phin.evaluation import rows
-
-    heading, *lines = rows(figures)
-    table = Table(*heading, box=None, pad_edge=False)
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,19 +392,14 @@ class DataList(Command):
         return {"data": [asdict(line) for line in listing()]}
 
     def show(self, facts: dict[str, Any]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(
-            "name", "one example", "examples", "classes", "where it is", "licence", box=None, pad_edge=False
-        )
+        lines = [["name", "one example", "examples", "classes", "licence", "where"]]
         for line in facts["data"]:
             shape = " x ".join(map(str, line["shape"]))
             examples = "endless" if line["examples"] is None else f"{line['examples']:,}"
-            where = line["where"] or "phin data get " + line["name"]
-            table.add_row(line["name"], shape, examples, str(line["classes"] or ""), where, line["licence"])
-        Console().print(table)
-        print("folder:PATH is a folder of your own pictures, with one sub-folder a class or none")
+            where = line["where"] or f"phin data get {line['name']}"
+            lines.append([line["name"], shape, examples, str(line["classes"] or ""), line["licence"], where])
+        show_table(lines)
+        print("\nfolder:PATH is a folder of your own pictures, with one sub-folder a class or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,18 +428,13 @@ class Recipes(Command):
         return {"recipes": {name: asdict(recipe) for name, recipe in RECIPES.items()}}
 
     def show(self, facts: dict[str, Any]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("recipe", "data", "network", "budget", box=None, pad_edge=False)
+        lines = [["recipe", "data", "network", "budget"]]
         for name, recipe in facts["recipes"].items():
-            net = ", ".join(
-                f"{key} {value}" for key, value in recipe["net"].items() if key in ("channels", "width")
-            )
-            train = recipe["train"]
-            budget = f"{train['minutes']:g} minutes" if train["minutes"] else f"{train['steps']:,} steps"
-            table.add_row(name, recipe["data"], net, budget)
-        Console().print(table)
+            net, train = recipe["net"], recipe["train"]
+            size = f"channels {net['channels']}" if "channels" in net else f"width {net['width']}"
+            budget = f"{train['minutes']:g} min" if train["minutes"] else f"{train['steps']:,} steps"
+            lines.append([name, recipe["data"], size, budget])
+        show_table(lines)
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -590,6 +557,26 @@ def unboxed(box: str) -> str:
     if len(parts) > 2 and parts[1][0] == "Perhaps you meant:":
         message += f"; is it {parts[1][1].split()[0]}?"
     return message
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Prints what `evaluate` found."""
+    from phin.evaluation import rows
+
+    show_table(rows(figures))
+    if "cells_per_second" in figures:
+        print(f"\n{figures['cells_per_second']:,.0f} cells were drawn a second")
+
+
+def show_table(lines: Sequence[Sequence[str]]) -> None:
+    """Prints a table, whose first line is its heading, as wide as the terminal or else as it needs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*lines[0], box=None, pad_edge=False)
+    for line in lines[1:]:
+        table.add_row(*line)
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
 @contextlib.contextmanager
