@@ -31,7 +31,7 @@ class Plan:
     n: int = 1000
     """Random strings of one to five digits; of a model of single digits, as many labels."""
     n_unseen: int = 500
-    """Further strings, none of which was ever trained on."""
+    """Further strings, none of which was ever trained on; 0 leaves them out."""
     n_frechet: int = 2000
     """Cells for the Frechet distance: those of the first pictures that have as many."""
     seed: int = 0
@@ -39,7 +39,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, least in (("n", 10), ("n_unseen", 10), ("n_frechet", 50)):
-            if (value := getattr(self, name)) < least:
+            value = getattr(self, name)
+            if value < least and (name, value) != ("n_unseen", 0):
                 raise PhinError(f"{name} = {value} is too few to measure by: give at least {least}")
 
     def states(self, steps: int) -> int:
@@ -90,7 +91,7 @@ def evaluate(
     cells = list(accumulate(map(len, questions.asked)))
     some = judge(questions, drawn, 1 + sum(count < plan.n_frechet for count in cells))
     facts = {"digits": whole["digits"], "strings": whole["strings"]}
-    if isinstance(data, Numbers):
+    if isinstance(data, Numbers) and plan.n_unseen:
         unseen = judge(*ask(plan.n_unseen, True)[:2], plan.n_unseen)
         facts |= {"unseen_digits": unseen["digits"], "unseen_strings": unseen["strings"]}
     return facts | {
