@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from oracle import Mixture
 from torch import Tensor, nn
 
 from phin.diffusion.denoiser import Denoiser, Prediction
@@ -13,6 +12,7 @@ from phin.diffusion.level import Level, vp
 from phin.diffusion.parameterization import v
 from phin.diffusion.schedules import Cosine
 from phin.diffusion.solvers import DDIM, Ancestral, DPMpp2M, Solver, sample
+from phin.oracle import Mixture
 
 MIXTURE = Mixture.of(
     [0.5, 0.3, 0.2],

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Gaussian, Mixture
 from torch import Tensor
 
 from phin.diffusion.denoiser import Prediction
 from phin.diffusion.level import SCALINGS, Level, vp
 from phin.diffusion.losses import antithetic, denoising_loss, stratified
 from phin.diffusion.weights import min_snr
+from phin.oracle import Gaussian, Mixture
 
 LOG_SNR = torch.linspace(-8, 8, 9, dtype=torch.float64)
 GAUSSIAN = Gaussian(torch.tensor([0.3, -0.5]).double(), torch.tensor([[0.8, 0.5], [0.5, 0.6]]).double())

@@ -3,11 +3,11 @@ wrong."""
 
 import pytest
 import torch
-from oracle import Gaussian, Mixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from phin.diffusion.level import SCALINGS, Level, vp
+from phin.oracle import Gaussian, Mixture
 
 MEANS = torch.tensor([[0.3, -0.5], [1.0, 0.8], [-0.9, 0.4]], dtype=torch.float64)
 COVS = torch.tensor(

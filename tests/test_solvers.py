@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Gaussian, Mixture
 from torch import Tensor
 
 from phin.diffusion.denoiser import Denoise, Prediction
@@ -22,6 +21,7 @@ from phin.diffusion.level import SCALINGS, Level, Scaling, flow, vp
 from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.schedules import SCHEDULES, Cosine, Flow
 from phin.diffusion.solvers import DDIM, SOLVERS, Ancestral, DPMpp2M, Euler, Heun, Solver, prior, sample
+from phin.oracle import Gaussian, Mixture
 
 GAUSSIAN = Gaussian(torch.tensor([0.3, -0.5]).double(), torch.tensor([[0.8, 0.5], [0.5, 0.6]]).double())
 STANDARD = Gaussian(torch.zeros(2).double(), torch.eye(2).double())

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oracle import Gaussian
 from torch import Tensor
 
 from phin.diffusion.denoiser import Prediction
@@ -26,6 +25,7 @@ from phin.diffusion.weights import (
     truncated_snr,
 )
 from phin.diffusion.weights import edm as edm_weight
+from phin.oracle import Gaussian
 
 CONTINUOUS = [name for name, make in SCHEDULES.items() if not isinstance(make(), Discrete)]
 LOG_SNR = torch.linspace(-12, 12, 49, dtype=torch.float64)

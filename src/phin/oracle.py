@@ -70,23 +70,29 @@ class Gaussian:
         return Prediction(self.mean + self._scaled(gain, z - level.alpha * self.mean))
 
     def posterior_cov(self, z: Tensor, level: Level) -> Tensor:
-        """Cov[x | z], the same for every z: (..., D, D). Its trace is the least squared error that any
-        denoiser can have."""
+        """Cov[x | z] (..., D, D), the same for every z.
+
+        Its trace is the least squared error that any denoiser can have.
+        """
         c, q = self.axes
         spread = level.sigma**2 * c / self._variance(level)
         return ((q * spread.unsqueeze(-2)) @ q.T).expand(*z.shape, -1)
 
     def flow(self, z: Tensor, t: Level, s: Level) -> Tensor:
-        """Where the probability-flow ODE takes z from level t to level s: at each moment a whitening and a
-        colouring."""
+        """Where the probability-flow ODE takes z from level t to level s.
+
+        It whitens and colours at each moment.
+        """
         stretch = (self._variance(s) / self._variance(t)).sqrt()
         return s.alpha * self.mean + self._scaled(stretch, z - t.alpha * self.mean)
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """x ~ sum_k weights_k N(mean_k, cov_k). The part is the class: `parts[k]` is the data under the condition
-    k."""
+    """x ~ sum_k weights_k N(mean_k, cov_k).
+
+    The part is the class: `parts[k]` is the data under the condition k.
+    """
 
     weights: Tensor
     parts: tuple[Gaussian, ...]
