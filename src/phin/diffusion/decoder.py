@@ -1,0 +1,145 @@
+"""Decoders: log p(x | z) at the cleanest level, where a bound on the likelihood ends.
+
+An image of 8 bits has the values v_k = 2 k / 255 - 1, and a decoder of images gives each a probability: the
+256 of a pixel sum to 1. Continuous data have a density. A new one is a function and an entry at the foot.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoise
+from .level import Level
+
+Decoder = Callable[[Denoise, Tensor, Tensor, Level], Tensor]
+"""(denoise, x (B, ...), z (B, ...), the level of z) -> log p(x | z) in nats, (B,)."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+_log_probability: Callable[[Tensor], Tensor] = torch.special.log_ndtr  # log Φ; torch leaves it untyped
+
+
+def discretized_gaussian(frac: float = 0.0, bins: int = 256, small: float = 0.5) -> Decoder:
+    """DDPM's last step: N(x̂(z), std²), integrated over the bin of x; the bins at -1 and 1 are open.
+
+        log p(x | z) = sum_i log(Φ((x_i + d - x̂_i) / std) - Φ((x_i - d - x̂_i) / std)),    d = 1 / (bins - 1),
+        std² = small^(1-f) sigma² / (alpha² + sigma²).
+
+    f = 1 is DDPM's large variance, beta_1. The small one would be 0 in this step, and DDPM takes that of the
+    step before instead, beta-tilde_2 = small beta_1 with small = 1 - SNR(2) / SNR(1): about a half, whatever
+    the schedule; `bound.chain_bound` gives the chain's own. A denoiser that learned its variance overrides f.
+
+    Args:
+        frac: f, from 0 (small variance) to 1 (large).
+        bins: How many values a pixel can have, v_k = 2 k / (bins - 1) - 1.
+        small: The small variance, as a share of the large one.
+
+    Returns:
+        The decoder, in float64; one network call. It raises ValueError where x is not made of such values.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, eq. 13.
+        Improved DDPM (Nichol and Dhariwal, 2021), arXiv:2102.09672, eq. 15 and their code, for small and f.
+    """
+
+    def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
+        k = integers(x, bins).double()
+        mean, learned = denoise(z, level)
+        f = frac if learned is None else learned.double()
+        std = (torch.sigmoid(-level.log_snr.double()) * small ** (1 - f)).sqrt()
+        # Edges made of integers are the neighbour's to the last bit, so the bins leave nothing out.
+        lower, upper = (((2 * k + side) / (bins - 1) - 1 - mean.double()) / std for side in (-1.0, 1.0))
+        # Φ(upper) - Φ(lower) does not cancel on the side where both are small: mirror it there.
+        mirrored = lower + upper > 0
+        above = _log_probability(torch.where(mirrored, -lower, upper))
+        below = _log_probability(torch.where(mirrored, -upper, lower))
+        # Beyond 1e17 deviations the two are one number, next to which this logarithm is nothing.
+        within = above + torch.log(-torch.expm1(below - above).clamp(max=-torch.finfo(above.dtype).tiny))
+        log_p = torch.where(k == 0, _log_probability(upper), within)
+        log_p = torch.where(k == bins - 1, _log_probability(-lower), log_p)
+        return log_p.flatten(1).sum(1)
+
+    return log_prob
+
+
+def categorical(bins: int = 256, near: int | None = None) -> Decoder:
+    """VDM's decoder: p(x_i = v_k | z) ∝ q(z_i | x_i = v_k), every value being equally likely beforehand.
+
+        log p(x | z) = sum_i log softmax_k(-SNR (z_i / alpha - v_k)² / 2) at the k of x_i.
+
+    It makes no network call, and takes memory for `bins` numbers a dimension, or for 2 near + 1.
+
+    Args:
+        bins: How many values a pixel can have, v_k = 2 k / (bins - 1) - 1.
+        near: Look at no more than so many values on either side of x. Those beyond weigh at most
+            exp(-2 SNR near² / (bins - 1)²) or so: nothing, at the levels where a bound ends.
+
+    Returns:
+        The decoder. It raises ValueError where x is not made of such values.
+
+    References:
+        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, section 3.3.
+    """
+
+    def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
+        k = integers(x, bins)[..., None]
+        if near is None:
+            others = torch.arange(bins, device=x.device)
+        else:
+            others = k + torch.arange(-near, near + 1, device=x.device)
+        values = 2 * others.to(x.dtype) / (bins - 1) - 1
+        snr, clean = torch.exp(level.log_snr), z / level.alpha
+        logits = -0.5 * snr[..., None] * (clean[..., None] - values).square()
+        logits = logits.masked_fill((others < 0) | (others >= bins), -math.inf)
+        place = k if near is None else torch.full_like(k, near)
+        return logits.log_softmax(-1).gather(-1, place).flatten(1).sum(1)
+
+    return log_prob
+
+
+def gaussian(variance: float = 1.0) -> Decoder:
+    """A density, for continuous data: N(x; x̂(z), 1 / (1 / variance + SNR)).
+
+    With the exact x̂ it is the exact posterior of Gaussian data of this variance in each dimension; 1 is
+    DDPM's large variance.
+
+    Args:
+        variance: That of the data.
+
+    Returns:
+        The decoder; one network call.
+    """
+
+    def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
+        precision = 1 / variance + torch.exp(level.log_snr)
+        square = precision * (x - denoise(z, level).x).square()
+        return -0.5 * (square + math.log(2 * math.pi) - torch.log(precision)).flatten(1).sum(1)
+
+    return log_prob
+
+
+def integers(x: Tensor, bins: int = 256) -> Tensor:
+    """The k (int64) of each value of x = 2 k / (bins - 1) - 1.
+
+    Raises:
+        ValueError: x has a value that is none of them, by more than an eighth of a step.
+    """
+    steps = (x + 1) * ((bins - 1) / 2)
+    k = steps.round().clamp(0, bins - 1)
+    right = (steps - k).abs() <= 0.125  # NaN is not
+    if not right.all():
+        wrong = float(x[~right].flatten()[0])
+        raise ValueError(
+            f"x has the value {wrong:g}, and this decoder knows only the {bins} values 2 k / {bins - 1} - 1 "
+            f"with k = 0..{bins - 1}: give images of integers, scaled to [-1, 1]"
+        )
+    return k.long()
+
+
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "discretized_gaussian": discretized_gaussian,
+    "categorical": categorical,
+    "gaussian": gaussian,
+}
+"""Name -> factory."""
