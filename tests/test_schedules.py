@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_forward_is_the_scaling_of_the_log_snr(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 999])
 def test_the_ladder_falls_from_noise_to_data(name: str, steps: int) -> None:
     """In float64 on the CPU, with distinct levels, from the noisiest to the cleanest, whatever the module was
-    cast to."""
+    cast to, unless it is learned: then it has weights, which are cast."""
     schedule = SCHEDULES[name]()
     levels = schedule.levels(steps)
     assert all(field.dtype == torch.float64 and field.device.type == "cpu" for field in levels)
@@ -115,8 +116,9 @@ def test_the_ladder_falls_from_noise_to_data(name: str, steps: int) -> None:
     assert levels.log_snr[0] == noisiest
     if steps > 1:
         assert levels.log_snr[-1] == cleanest
-    cast = schedule.half().levels(steps)
-    assert all(torch.equal(a, b) for a, b in zip(levels, cast, strict=True))
+    if not list(schedule.parameters()):
+        cast = schedule.half().levels(steps)
+        assert all(torch.equal(a, b) for a, b in zip(levels, cast, strict=True))
 
 
 @ALL
@@ -339,3 +341,59 @@ def test_a_chain_that_does_not_fall_is_refused_by_name() -> None:
 def test_a_chain_has_no_slope() -> None:
     with pytest.raises(ValueError, match="slope"):
         Discrete().slope(times())
+
+
+def test_a_chain_is_ddpms_if_nobody_says_otherwise() -> None:
+    assert torch.equal(Discrete().table, Linear().chain(1000))
+    assert Discrete(T=10).scaling is Linear().scaling
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_steps_of_a_long_chain_are_found_in_either_precision(dtype: torch.dtype) -> None:
+    T = 100_000
+    chain = Discrete(Flow(), T)
+    steps = torch.arange(1, T + 1, dtype=torch.float64)
+    assert torch.equal(chain.log_snr((steps / T).to(dtype)), chain.table.to(dtype))
+    middles = chain.log_snr(((steps - 0.5) / T).to(dtype))
+    assert torch.equal(middles, chain.table.to(dtype))
+
+
+def test_the_slope_can_be_had_in_inference_mode() -> None:
+    with torch.inference_mode():
+        slope = Cosine().slope(times(5))
+    close(slope, Cosine().slope(times(5)))
+
+
+@pytest.mark.parametrize("make", [Sigmoid, Flow, Cosine])
+def test_a_clean_end_is_as_exact_in_float32(make: type[Sigmoid | Flow | Cosine]) -> None:
+    schedule = make(log_snr_max=20.0)
+    t = torch.linspace(0, 1, 1001)
+    torch.testing.assert_close(schedule.log_snr(t).double(), schedule.log_snr(t.double()), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Cosine(s=math.inf),
+        lambda: Cosine(s=-0.5),
+        lambda: Cosine(log_snr_max=100.0),
+        lambda: Flow(log_snr_min=-100.0),
+        lambda: LogNormal(deviations=9.0),
+        lambda: LogNormal(mean=math.nan),
+        lambda: Linear(beta_max=math.inf),
+        lambda: LinearSubVP(beta_max=math.inf),
+        lambda: Sigmoid(tau=1e-9),
+        lambda: Sigmoid(tau=1e-3),
+        lambda: Geometric(sigma_max=math.inf),
+        lambda: Karras(sigma_max=math.inf),
+        lambda: Karras(rho=0.0),
+        lambda: Karras(rho=1e20),
+        lambda: Karras(rho=math.inf),
+        lambda: Karras(rho=math.nan),
+        lambda: Linear(scaling=Flow()),
+        lambda: Discrete(Geometric(), T=0),
+    ],
+)
+def test_a_curve_that_is_none_is_refused(make: Callable[[], Schedule]) -> None:
+    with pytest.raises(ValueError, match=r"must|angle|scaling|at least"):
+        make()

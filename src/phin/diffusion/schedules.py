@@ -25,6 +25,9 @@ class Schedule(nn.Module, abc.ABC):
 
     def __init__(self, scaling: Scaling = vp) -> None:
         super().__init__()
+        if not callable(scaling) or isinstance(scaling, Schedule):
+            kind = type(scaling).__name__
+            raise ValueError(f"a scaling is a function of log-SNR, such as level.vp, and no {kind}")
         self.scaling = scaling
 
     @abc.abstractmethod
@@ -34,6 +37,20 @@ class Schedule(nn.Module, abc.ABC):
     @abc.abstractmethod
     def inverse(self, log_snr: Tensor) -> Tensor:
         """The time at which the schedule has this log-SNR."""
+
+    def check(self) -> None:
+        """Refuses a curve that is none; a subclass calls it once its own is defined.
+
+        Raises:
+            ValueError: If the log-SNR is infinite somewhere, or does not fall.
+        """
+        with torch.no_grad():
+            log_snr = self.log_snr(torch.linspace(0, 1, 9, dtype=torch.float64))
+        if not (log_snr.isfinite().all() and (log_snr.diff() < 0).all()):
+            raise ValueError(
+                f"the log-SNR of {type(self).__name__} must be finite and fall strictly, but it goes from "
+                f"{log_snr[0]:g} at t = 0 over {log_snr[4]:g} to {log_snr[-1]:g} at t = 1"
+            )
 
     def forward(self, t: Tensor) -> Level:
         """The levels at times t, of t's shape, dtype and device."""
@@ -91,6 +108,7 @@ class Truncated(Schedule):
             raise ValueError(f"log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
         ends = torch.tensor([log_snr_max, log_snr_min], dtype=torch.float64)
         self.start, self.end = map(float, self.curve_inverse(ends))
+        self.check()
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.curve(self.start + (self.end - self.start) * t)
@@ -190,6 +208,8 @@ class Cosine(Truncated):
         self, s: float = 0.008, log_snr_max: float = 10.0, log_snr_min: float = -10.0, scaling: Scaling = vp
     ) -> None:
         super().__init__(scaling)
+        if not 0 <= s < math.inf:
+            raise ValueError(f"s = {s}: a cosine schedule starts at an angle of 0 or more")
         self.s = s
         self.origin = s / (1 + s) * math.pi / 2
         self.cut(log_snr_max, log_snr_min)
@@ -237,23 +257,19 @@ class Sigmoid(Truncated):
         if not (first < last and tau > 0):
             raise ValueError(f"a sigmoid schedule needs first < last and tau > 0, not {first}, {last}, {tau}")
         self.first, self.last = first / tau, last / tau
+        self.constant = _log_2_cosh(self.first / 2) - _log_2_cosh(self.last / 2)
         self.cut(log_snr_max, log_snr_min)
 
     def curve(self, u: Tensor) -> Tensor:
         # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)) does not cancel.
-        v = self.first + (self.last - self.first) * u
-        constant = math.log(math.cosh(self.first / 2)) - math.log(math.cosh(self.last / 2))
-        return (
-            torch.log(torch.sinh((self.last - v) / 2))
-            - torch.log(torch.sinh((v - self.first) / 2))
-            + constant
-        )
+        half = (self.last - self.first) / 2
+        return torch.log(torch.sinh(half * (1 - u))) - torch.log(torch.sinh(half * u)) + self.constant
 
     def curve_inverse(self, log_snr: Tensor) -> Tensor:
         # The equation above, in w = exp(v), is linear: (e^last - w) / (w - e^first) = k.
-        k = torch.exp(log_snr) * math.cosh(self.last / 2) / math.cosh(self.first / 2)
-        k = k * math.exp((self.last - self.first) / 2)
-        return torch.log1p(math.expm1(self.last - self.first) / (1 + k)) / (self.last - self.first)
+        span = log_snr.new_tensor(self.last - self.first)
+        k = torch.exp(log_snr - self.constant + span / 2)
+        return torch.log1p(torch.expm1(span) / (1 + k)) / span
 
 
 class Geometric(Schedule):
@@ -269,6 +285,7 @@ class Geometric(Schedule):
         super().__init__(scaling)
         _check_sigmas(sigma_min, sigma_max)
         self.start, self.end = -2 * math.log(sigma_min), -2 * math.log(sigma_max)
+        self.check()
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.start + (self.end - self.start) * t
@@ -290,8 +307,11 @@ class Karras(Schedule):
     ) -> None:
         super().__init__(scaling)
         _check_sigmas(sigma_min, sigma_max)
+        if not rho > 0:
+            raise ValueError(f"rho = {rho} must be positive")
         self.rho = rho
         self.start, self.end = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        self.check()
 
     def log_snr(self, t: Tensor) -> Tensor:
         return -2 * self.rho * torch.log(self.start + (self.end - self.start) * t)
@@ -349,6 +369,97 @@ class Flow(Truncated):
         return torch.sigmoid(-0.5 * log_snr)
 
 
+class Learned(Schedule):
+    """A log-SNR that is learned with the network: a monotone curve between two learned ends.
+
+        log_snr(t) = log_snr_max + (log_snr_min - log_snr_max) s(t),    s(t) = (m(t) - m(0)) / (m(1) - m(0)),
+        m(t) = a t + sum_k w_k sigmoid(v_k t - c_k),    with a, w_k, v_k > 0.
+
+    The continuous bound depends on the ends alone, so they are learned by the bound itself. The interior only
+    spreads the Monte Carlo error of the bound, and is learned to make that small; see `least_variance`.
+
+    Args:
+        log_snr_max: The end at t = 0 before training.
+        log_snr_min: The end at t = 1 before training.
+        units: K, the sigmoids of the curve, which starts nearly straight.
+        scaling: Of the levels.
+
+    References:
+        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, section 5 and appendices H, I.2.
+    """
+
+    def __init__(
+        self, log_snr_max: float = 13.25, log_snr_min: float = -5.0, units: int = 32, scaling: Scaling = vp
+    ) -> None:
+        super().__init__(scaling)
+        if not log_snr_min < log_snr_max:
+            raise ValueError(f"log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
+        if units < 1:
+            raise ValueError(f"units = {units}: a curve has at least 1")
+        self.ends = nn.Parameter(torch.tensor([log_snr_max, log_snr_min]))
+        steep = 2.0 * units
+        self.linear = nn.Parameter(torch.tensor([0.5]))
+        self.heights = nn.Parameter(torch.full((units,), -5.0))
+        self.steepness = nn.Parameter(torch.full((units,), steep))
+        self.centres = nn.Parameter(torch.linspace(0, 1, units))
+        self.check()
+
+    def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """s(t), which rises from 0 to 1, and ds / dt."""
+        a, w, v = (F.softplus(p.to(t)) for p in (self.linear, self.heights, self.steepness))
+
+        def at(t: Tensor) -> tuple[Tensor, Tensor]:
+            sigmoid = torch.sigmoid(v * (t[..., None] - self.centres.to(t)))
+            rise = a[0] + (w * v * sigmoid * (1 - sigmoid)).sum(-1)
+            return a[0] * t + (w * sigmoid).sum(-1), rise
+
+        first, last = (at(t.new_tensor(end))[0] for end in (0.0, 1.0))
+        value, rise = at(t)
+        return (value - first) / (last - first), rise / (last - first)
+
+    def between(self, place: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-SNR where s = place, and its slope where ds / dt = rise."""
+        high, low = self.ends.to(place)
+        return high + (low - high) * place, (low - high) * rise
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return self.between(*self.interior(t))[0]
+
+    def slope(self, t: Tensor) -> Tensor:
+        return self.between(*self.interior(t))[1]
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """By bisection, to the last bit; it has no gradient."""
+        with torch.no_grad():
+            low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+            for _ in range(64):
+                middle = (low + high) / 2
+                later = self.log_snr(middle) > log_snr
+                low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+            return (low + high) / 2
+
+
+def least_variance(interior: tuple[Tensor, ...], loss: Tensor) -> None:
+    """Makes the interior of a learned schedule descend the variance of the loss instead of its mean.
+
+    The mean of the bound over t does not depend on the interior, so the variance is lowered with the square,
+    whose gradient 2 L dL is that of the loss times 2 L: the gradients that come back to `interior` are
+    multiplied by L, example by example, in units of the batch's mean, so that they stay as large as they
+    were (arXiv:2107.00630, appendix I.2).
+
+    Args:
+        interior: s(t) and ds / dt (B,), as `Learned.interior` gave them, from which the loss was computed.
+        loss: The diffusion term L of each example (B,).
+    """
+    factor = loss.detach() / loss.detach().mean()
+
+    def weigh(gradient: Tensor) -> Tensor:
+        return gradient * factor
+
+    for part in interior:
+        part.register_hook(weigh)
+
+
 class Discrete(Schedule):
     """The chain of T steps: T levels, a function of time only on its grid t = i / T, i = 1..T.
 
@@ -366,11 +477,11 @@ class Discrete(Schedule):
     def __init__(self, inner: Schedule | None = None, T: int = 1000) -> None:
         inner = inner or Linear()
         super().__init__(inner.scaling)
-        if T < 1:
-            raise ValueError(f"T = {T}: a chain has at least 1 step")
+        if T < 1 or T % 1:
+            raise ValueError(f"T = {T}: a chain has a whole number of steps, at least 1")
         self.T = T
         self.table = inner.chain(T)  # not a buffer: it stays float64 whatever the module is cast to
-        rises = (self.table.diff() >= 0).nonzero()
+        rises = (~(self.table.diff() < 0)).nonzero()
         if len(rises):
             i = int(rises[0]) + 1
             raise ValueError(
@@ -389,8 +500,8 @@ class Discrete(Schedule):
         return -torch.expm1(F.logsigmoid(self.table).diff(prepend=self.table.new_zeros(1)))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        # The tolerance lets i / T, rounded to t's precision, stay step i.
-        steps = torch.ceil(t * self.T - 1e-3).long().clamp(1, self.T)
+        # The tolerance lets i / T, rounded to float32, stay step i.
+        steps = torch.ceil(t.double() * self.T - max(1e-3, self.T * 2**-23)).long().clamp(1, self.T)
         return self.table.to(t)[steps - 1]
 
     def inverse(self, log_snr: Tensor) -> Tensor:
@@ -414,6 +525,10 @@ class Discrete(Schedule):
         return torch.linspace(self.T, 1, steps, dtype=torch.float64).round() / self.T
 
 
+def _log_2_cosh(x: float) -> float:
+    return abs(x) + math.log1p(math.exp(-2 * abs(x)))
+
+
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigmas must satisfy 0 < sigma_min < sigma_max, not {sigma_min}, {sigma_max}")
@@ -428,5 +543,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "karras": Karras,
     "lognormal": LogNormal,
     "flow": Flow,
+    "learned": Learned,
     "discrete": Discrete,
 }

@@ -7,6 +7,7 @@ a resolution are one matrix product; and channels lie last throughout, so that n
 for a convolution.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from phin.errors import PhinError
-from phin.nets.embed import Condition, Reading, modulate, zero
+from phin.nets.embed import Condition, Reading, modulate, waves, zero
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -36,6 +37,23 @@ class UNetConfig:
     """Heads of every attention."""
     dropout: float = 0.0
     """Share of features dropped inside the residual blocks."""
+    fourier: tuple[int, ...] = ()
+    """Powers n whose waves sin(2^n pi z) and cos(2^n pi z) are further channels of the input (VDM)."""
+    values: int = 0
+    """Predict the probabilities of so many values of a pixel, and from them x (`Posterior`); 0 does not."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or min(self.channels) < 1:
+            raise PhinError(
+                f"channels = {self.channels}: each resolution needs at least 1, as in channels {(96, 192)}"
+            )
+        for name in ("blocks", "patch", "heads"):
+            if (value := getattr(self, name)) < 1:
+                raise PhinError(f"{name} = {value}: at least 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise PhinError(f"dropout is a share, from 0 to less than 1, not {self.dropout}")
+        if self.values < 0 or self.values == 1:
+            raise PhinError(f"values = {self.values}: give 2 or more, such as 256, or 0 for none")
 
 
 def fold(x: Float[Tensor, "b *sides c"], patch: int) -> Float[Tensor, "b *fewer d"]:
@@ -172,7 +190,8 @@ class UNet(nn.Module):
             nn.Linear(width, 2 * c * n) for c, n in zip(channels, modulated, strict=True)
         )
 
-        self.stem = Convolution(dims, in_channels * config.patch**dims, channels[0])
+        seen = in_channels * (1 + 2 * len(config.fourier))
+        self.stem = Convolution(dims, seen * config.patch**dims, channels[0])
         self.falling = nn.ModuleList(Stage(config, dims, i, blocks) for i in range(self.lowest))
         self.down = nn.ModuleList(
             nn.Linear(channels[i] * 2**dims, channels[i + 1]) for i in range(self.lowest)
@@ -197,18 +216,34 @@ class UNet(nn.Module):
         Raises:
             PhinError: A side that the resolutions do not divide; a condition the network was built without.
         """
-        factor = self.config.patch * 2**self.lowest
-        for side in z.shape[2:]:
-            if side % factor:
-                raise PhinError(
-                    f"side {side} of {tuple(z.shape[2:])} is not a multiple of {factor}; pad or crop it"
-                )
+        self.check(z.shape[2:])
         modulations = self.modulations(self.condition(log_snr, label), text, z.shape[-1])
         last = modulations[0].pop()
-        x = self.resolution(0, self.stem(fold(z.movedim(1, -1), self.config.patch)), modulations)
+        seen = self.detailed(z.movedim(1, -1))
+        x = self.resolution(0, self.stem(fold(seen, self.config.patch)), modulations)
         with torch.autocast(z.device.type, enabled=False):
             h = self.head(modulate(x, last).to(self.head.weight.dtype))
         return unfold(h, self.config.patch).movedim(-1, 1)
+
+    def check(self, sides: Sequence[int]) -> None:
+        """Raises PhinError where the resolutions do not divide a side."""
+        factor = self.config.patch * 2**self.lowest
+        for side in sides:
+            if side % factor:
+                raise PhinError(
+                    f"side {side} of {tuple(sides)} is not a multiple of {factor}, which is net.patch times "
+                    "2 for each of net.channels but the first; pad or crop it, or change those"
+                )
+
+    def detailed(self, z: Float[Tensor, "b *sides c"]) -> Float[Tensor, "b *sides d"]:
+        """The input and its Fourier features, in which differences of a grey level are large.
+
+        References: Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, appendix C.
+        """
+        if not self.config.fourier:
+            return z
+        frequencies = torch.exp2(torch.tensor(self.config.fourier, device=z.device) - 1.0)
+        return torch.cat([z, waves(z, frequencies).flatten(-2)], dim=-1)
 
     def modulations(self, condition: Tensor, text: Tensor | None, side: int) -> list[list[Tensor]]:
         """Scale and shift (B, 1, .., 1 or W, 2 C) by resolution and block; the first end with the head's."""
