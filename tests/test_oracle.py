@@ -4,7 +4,7 @@ wrong."""
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from phin.diffusion.level import SCALINGS, Level, vp
 from phin.oracle import Gaussian, Mixture
@@ -115,3 +115,48 @@ def test_class_posterior_is_bayes_rule_and_its_gradient_is_guidance() -> None:
             gradient = torch.autograd.grad(log_posterior[:, k].sum(), z, retain_graph=True)[0]
             push = part.denoise(z, level).x - MIXTURE.denoise(z, level).x
             torch.testing.assert_close(push, level.sigma**2 / level.alpha * gradient)
+
+
+def test_entropy_and_divergence_are_those_of_torch() -> None:
+    ours = [Gaussian(mean, cov) for mean, cov in zip(MEANS, COVS, strict=True)]
+    theirs = [MultivariateNormal(mean, cov) for mean, cov in zip(MEANS, COVS, strict=True)]
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p.entropy, q.entropy())
+        for other, truth in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p.kl(other), kl_divergence(q, truth))
+
+
+@BOTH
+def test_the_posterior_is_bayes_rule(data: Gaussian | Mixture) -> None:
+    """log p(x | z) = log p(x) + log q(z | x) - log q(z), at every x; and its mean is the denoiser's."""
+    for level in LEVELS:
+        x = data.sample(20)
+        for z in points(level, 3):
+            noise = MultivariateNormal(z, level.sigma**2 * torch.eye(2, dtype=torch.float64))
+            expected = data.log_prob(x) + noise.log_prob(level.alpha * x) - data.log_prob(z, level)
+            posterior = data.posterior(z, level)
+            torch.testing.assert_close(posterior.log_prob(x), expected)
+            torch.testing.assert_close(posterior.mean, data.denoise(z, level).x)
+            torch.testing.assert_close(posterior.cov, data.posterior_cov(z, level))
+
+
+def test_atoms_are_a_mixture_of_no_width() -> None:
+    """Their denoiser is a softmax over them; far from noise it is the nearest."""
+    places = torch.tensor([[-1.0, 0.0], [0.2, 0.5], [1.0, -0.4]], dtype=torch.float64)
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    data = Mixture.atoms(weights.tolist(), places)
+    torch.testing.assert_close(data.choice, -(weights * weights.log()).sum())
+    torch.testing.assert_close(data.mean, weights @ places)
+    for level in LEVELS:
+        z = points(level)
+        square = (z[:, None] - level.alpha * places).square().sum(-1)
+        share = (weights.log() - square / (2 * level.sigma**2)).softmax(-1)
+        torch.testing.assert_close(data.class_log_prob(z, level).exp(), share)
+        torch.testing.assert_close(data.denoise(z, level).x, share @ places)
+        off = places - (share @ places)[:, None]
+        cov = torch.einsum("nk,nki,nkj->nij", share, off, off)
+        torch.testing.assert_close(data.posterior_cov(z, level), cov)
+    clean = vp(torch.tensor(25.0, dtype=torch.float64))
+    torch.testing.assert_close(data.denoise(places + 0.01, clean).x, places)
+    drawn = data.sample(1000)
+    assert {tuple(x) for x in drawn.tolist()} == {tuple(x) for x in places.tolist()}

@@ -1,8 +1,8 @@
-"""Data whose diffusion is known in closed form: a Gaussian, and a mixture of Gaussians.
+"""Data whose diffusion is known in closed form: a Gaussian, a mixture of Gaussians, and finitely many points.
 
 If x ~ N(m, C) then z = alpha x + sigma eps ~ N(alpha m, alpha² C + sigma² I). In the basis of C's
 eigenvectors all is diagonal, so with c an eigenvalue and v = alpha² c + sigma² each formula below is one
-line. A mixture is its Gaussians, weighed by p(part | z).
+line. A mixture is its Gaussians, weighed by p(part | z); points are Gaussians of no width.
 
 Points are (..., D); a level's fields are () or (..., 1), to be broadcast against them. `denoise` is a
 `Denoise`, so all that takes a trained network takes the truth.
@@ -49,6 +49,24 @@ class Gaussian:
         u = torch.randn(n, len(self.mean), dtype=self.mean.dtype, generator=generator)
         return self.mean + self._scaled(self.axes[0].sqrt(), u)
 
+    @property
+    def entropy(self) -> Tensor:
+        """-E[log p(x)] = log det(2 pi e C) / 2, in nats: ()."""
+        return 0.5 * torch.log(2 * math.pi * math.e * self.axes[0]).sum()
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """KL(self || other), in nats: ().
+
+        With C, m of self and C', m' of the other it is
+
+            (tr(C'^-1 C) + (m' - m)ᵀ C'^-1 (m' - m) - D + log det C' - log det C) / 2.
+        """
+        spread = torch.linalg.solve(other.cov, self.cov).trace()
+        off = other.mean - self.mean
+        distance = off @ torch.linalg.solve(other.cov, off)
+        volume = torch.linalg.slogdet(other.cov)[1] - torch.linalg.slogdet(self.cov)[1]
+        return 0.5 * (spread + distance - len(off) + volume)
+
     def marginal(self, level: Level) -> "Gaussian":
         """The distribution of z at one level."""
         noise = level.sigma**2 * torch.eye(len(self.mean), dtype=self.cov.dtype)
@@ -78,6 +96,10 @@ class Gaussian:
         spread = level.sigma**2 * c / self._variance(level)
         return ((q * spread.unsqueeze(-2)) @ q.T).expand(*z.shape, -1)
 
+    def posterior(self, z: Tensor, level: Level) -> "Gaussian":
+        """The distribution of x given one z (D,)."""
+        return Gaussian(self.denoise(z, level).x, self.posterior_cov(z, level))
+
     def flow(self, z: Tensor, t: Level, s: Level) -> Tensor:
         """Where the probability-flow ODE takes z from level t to level s.
 
@@ -102,6 +124,16 @@ class Mixture:
         """From weights, means (K, D) and covariances (K, D, D)."""
         parts = tuple(Gaussian(mean, cov) for mean, cov in zip(means, covs, strict=True))
         return cls(torch.tensor(list(weights), dtype=means.dtype), parts)
+
+    @classmethod
+    def atoms(cls, weights: Iterable[float], points: Tensor) -> "Mixture":
+        """Discrete data: points (K, D) with their probabilities. It has a density at noisy levels only."""
+        return cls.of(weights, points, points.new_zeros(*points.shape, points.shape[-1]))
+
+    @property
+    def choice(self) -> Tensor:
+        """Entropy of the choice of the part, in nats: (). That of the data, if the parts are atoms."""
+        return torch.special.entr(self.weights).sum()
 
     @property
     def mean(self) -> Tensor:
@@ -152,6 +184,11 @@ class Mixture:
         means = torch.stack([part.denoise(z, level).x for part in self.parts], -2)
         covs = torch.stack([part.posterior_cov(z, level) for part in self.parts], -3)
         return _total_cov(self.class_log_prob(z, level).exp(), means, covs)
+
+    def posterior(self, z: Tensor, level: Level) -> "Mixture":
+        """The distribution of x given one z (D,)."""
+        parts = tuple(part.posterior(z, level) for part in self.parts)
+        return Mixture(self.class_log_prob(z, level).exp(), parts)
 
 
 def _average(weights: Tensor, values: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ A page is made of pieces of HTML, which the functions here return and `page` put
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from phin.pictures import Picture, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, QUIET = "#010101", "#020202"  # stand-ins in a chart, for colours that follow the page
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
@@ -83,35 +86,73 @@ def chart(
         up: What y is.
         points: Names of those that are to be drawn with markers: few and far apart.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    def draw(axes: "Axes") -> None:
+        for color, (name, (x, y)) in zip(SERIES, lines.items(), strict=False):
+            marker = "o" if name in points else None
+            axes.plot(np.asarray(x), np.asarray(y), color=color, lw=1.6, marker=marker, ms=4, label=name)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(left=0)
+
+    return plot([draw], across, up)
+
+
+def plot(
+    draws: Sequence[Callable[["Axes"], None]],
+    across: str,
+    up: str,
+    titles: Iterable[str] = (),
+    size: tuple[float, float] = (7.5, 3.4),
+    columns: int = 6,
+    rows: int = 1,
+) -> str:
+    """Panels as inline SVG whose colours follow the page: `INK`, `QUIET` and `SERIES` stand for its own.
+
+    Args:
+        draws: What draws each panel, with a label for what belongs in the legend.
+        across: What x is.
+        up: What y is.
+        titles: Of the panels.
+        size: Width and height of the whole, inches.
+        columns: Of the legend.
+        rows: Of panels.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "phin",
         "font.size": 9,
         "text.color": INK,
+        "mathtext.default": "regular",
     }
     with rc_context(style):
-        canvas = Figure(figsize=(7.5, 3.4), layout="constrained")
-        axes = canvas.add_subplot()
-        for color, (name, (x, y)) in zip(SERIES, lines.items(), strict=False):
-            marker = "o" if name in points else None
-            axes.plot(np.asarray(x), np.asarray(y), color=color, lw=1.6, marker=marker, ms=4, label=name)
-        axes.set_yscale("log")
-        axes.set_xlabel(across, color=QUIET)
-        axes.set_ylabel(up, color=QUIET)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.tick_params(colors=QUIET, length=0)
-        axes.grid(axis="y", color=QUIET, alpha=0.25, lw=0.6)
-        axes.spines[:].set_visible(False)
-        axes.set_xlim(left=0)
-        axes.margins(x=0.01)
-        canvas.legend(loc="outside upper left", ncols=len(lines), frameon=False, handlelength=1.4)
+        canvas = Figure(figsize=size, layout="constrained")
+        panels = canvas.subplots(rows, len(draws) // rows, sharey=len(draws) > 1, squeeze=False).flatten()
+        for axes, draw in zip(panels, draws, strict=True):
+            draw(axes)
+            axes.tick_params(which="both", colors=QUIET, length=0)
+            axes.grid(axis="y", color=QUIET, alpha=0.25, lw=0.6)
+            axes.spines[:].set_visible(False)
+            axes.margins(x=0.01)
+        for axes, title in zip(panels, titles, strict=False):
+            axes.set_title(title, fontsize=9, loc="left")
+        canvas.supxlabel(across, color=QUIET, fontsize=9)
+        canvas.supylabel(up, color=QUIET, fontsize=9)
+        named = {
+            label: line
+            for axes in panels
+            for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        if named:
+            place = {"loc": "outside upper left", "ncols": min(columns, len(named))}
+            canvas.legend(named.values(), named.keys(), frameon=False, handlelength=1.4, **place)
         file = io.StringIO()
         canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
