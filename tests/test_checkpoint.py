@@ -67,7 +67,9 @@ def test_a_file_with_any_byte_changed_is_refused(file: Path) -> None:
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors", {"format": "pt"})
-    with pytest.raises(PhinError, match=r"foreign\.safetensors was not written by Phin"):
+    with pytest.raises(
+        PhinError, match=r"foreign\.safetensors was not written by Phin.*give a file that was"
+    ):
         read_weights(tmp_path / "foreign.safetensors")
     (tmp_path / "notes.txt").write_text("buy coffee and a filter, then read the paper")
     with pytest.raises(PhinError, match=r"notes\.txt is cut short, damaged or no safetensors file"):

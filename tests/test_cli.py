@@ -34,6 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "labelled": tiny.LABELLED,
         "points": tiny.POINTS,
         "reader": tiny.READER,
+        "noisy": tiny.NOISY,
     }
     paths = {name: tiny.write(recipe, folder / f"{name}.safetensors") for name, recipe in recipes.items()}
     whole = paths["numbers"].read_bytes()
@@ -116,6 +117,32 @@ def test_sample_options_reach_the_sampler(run: Callable[..., Any], files: dict[s
     np.testing.assert_allclose(pixels("o/0000_7.png").astype(int), picture, atol=1)
 
 
+def test_a_classifier_guides(run: Callable[..., Any], files: dict[str, str]) -> None:
+    labels = ["sample", "--model", files["labelled"], "--label", 7, 2, "--guidance", 0]
+    facts = run(*labels, "--classifier", files["noisy"], "--classifier-scale", 3, "--out", "o")
+    noted = {"classifier": files["noisy"], "classifier_scale": 3.0}
+    assert facts["sampling"] == {**vars(tiny.SAMPLE), "guidance": 0.0, "seed": 0, **noted}
+    model = phin.load(files["labelled"])
+    guide = models.guide(model, phin.load(files["noisy"]), 3)
+    for k, picture in enumerate(phin.sample(model, labels=[7, 2], guidance=0, guide=guide)):
+        np.testing.assert_allclose(pixels(facts["pictures"][k]["file"]).astype(int), picture, atol=1)
+    assert run(*labels, "--classifier", files["noisy"], "--out", "one")["sampling"]["classifier_scale"] == 1
+    plain = run(*labels, "--out", "plain")
+    assert "classifier" not in plain["sampling"]
+    assert (pixels("plain/0000_7.png") != pixels("o/0000_7.png")).any()
+
+
+def test_a_noisy_classifier_is_trained_and_measured_by_level(run: Callable[..., Any], capsys: Any) -> None:
+    small = ["--data", "digits", "--net.channels", 8, 8, "--net.blocks", 1, 1]
+    facts = run("train", "mnist-noisy-classifier", *small, *BRIEF, "--steps", 2, "--out", "run")
+    assert {"loss", "error/8", "error/-4"} <= facts["validation"].keys()
+    figures = run("evaluate", "--model", "run")["test_by_log_snr"]
+    assert [found["log_snr"] for found in figures] == [8, 4, 2, 0, -2, -4]
+    assert all(found["rate"] == found["right"] / found["n"] for found in figures)
+    assert main(["evaluate", "--model", "run"]) == 0
+    assert "test pictures at log-SNR -4 read right" in capsys.readouterr().out
+
+
 def test_labels_have_their_names_and_a_grid(run: Callable[..., Any], files: dict[str, str]) -> None:
     facts = run("sample", "--model", files["labelled"], "--label", 3, -1, "-n", 2, "--grid", "--out", "o")
     names = [Path(picture["file"]).name for picture in facts["pictures"]]
@@ -186,9 +213,25 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         ("train moons --minutes -1", "minutes must be positive, not -1"),
         ("train moons --minutes nan", "minutes must be positive, not nan"),
         ("train moons --steps 1 --minutes 1", "minutes or steps, one of the two"),
+        ("train moons --minutes inf", "minutes must be finite, not inf"),
+        ("train moons --lr inf --steps 1", "lr must be finite"),
+        ("train moons --steps ten", "error: --steps takes a whole number, not 'ten' ("),
+        ("train moons --lr x --steps 1", "error: --lr takes a number, not 'x' ("),
+        ("train mnist --net.channels --steps 1", "error: net: channels = (): each resolution needs"),
+        ("train mnist --net.channels a b --steps 1", "error: --net.channels cannot be 'a', 'b' ("),
+        ("train mnist --net.channels -8 8 --steps 1", "channels = (-8, 8)"),
+        ("train mnist --net.patch 0 --steps 1", "patch = 0"),
+        ("train mnist --net.blocks 0 --steps 1", "blocks = 0"),
+        ("train mnist --net.heads 0 --steps 1", "heads = 0"),
+        ("train mnist --net.dropout 2 --steps 1", "dropout is a share"),
+        ("train moons --net.width 0 --steps 1", "width = 0"),
+        ("train moons --net.depth -1 --steps 1", "depth = -1"),
+        ("train mnist-classifier --net.channels 0 8 8 --steps 1", "channels = (0, 8, 8)"),
+        ("train mnist-classifier --net.blocks 1 1 -1 --steps 1", "blocks = (1, 1, -1)"),
+        ("train moons --data digits --steps 1", "an MLP needs vectors, and digits has pictures"),
         ("train moons --sample.steps 0", "steps = 0"),
         ("train moons --sample.solver runge", "unknown solver 'runge'; there are ddpm"),
-        ("train moons --weight heavy", "unknown weight 'heavy'"),
+        ("train moons --weight heavy", "error: unknown weight 'heavy'"),
         ("train moons --drop 2", "drop is a share"),
         ("train moons --data sun", "no data set 'sun'"),
         ("train moons --trackers papyrus --steps 1", "'papyrus'"),
@@ -203,13 +246,37 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         ("sample --model NUMBERS --prompt 1 --steps ten", "--steps"),
         ("sample --model NUMBERS --prompt 1 --steps 1001 --levels discrete", "steps = 1001"),
         ("sample --model NUMBERS --prompt 1 --solver euler2", "unknown solver 'euler2'"),
+        ("sample --model NUMBERS --prompt 1 --solver=", "solver '' is not understood: write a name"),
+        ("sample --model NUMBERS --prompt 1 --solver ddim(eta=a)", "'a' is no number and none of ddpm"),
+        ("sample --model NUMBERS --prompt 1 -n 1.5", "-n/--n takes a whole number, not '1.5'"),
+        ("sample --model NUMBERS --prompt 1 --seed -1", "seed must not be negative"),
+        ("sample --model NUMBERS --prompt 1 --out=", "--out is empty"),
         ("sample --model NUMBERS --prompt 1 --guidance inf", "guidance = inf"),
+        ("sample --model NUMBERS --prompt 1 --guidance 1e30", "guidance = 1e+30: give a number from -1000"),
         ("sample --model NUMBERS --prompt 1 --flavour mild", "--flavour"),
-        ("sample --model NUMBERS --prompt 1 --label 3", "takes no labels"),
+        (
+            "sample --model NUMBERS --prompt 1 --label 3",
+            "a model of numbers takes no labels: give it prompts",
+        ),
         ("sample --model NUMBERS --prompt 1 -n 0", "n = 0"),
         ("sample --model LABELLED --label 10", "no label 10"),
         ("sample --model LABELLED --prompt 10", "takes no prompts"),
         ("sample --model READER", "does not draw"),
+        ("train mnist-noisy-classifier --steps 1 --data moons", "no labels"),
+        ("train mnist-noisy-classifier --density cosines", "unknown schedule 'cosines'"),
+        ("train mnist-noisy-classifier --steps 1 --data digits --net.blocks 0 0 0", "blocks = (0, 0, 0)"),
+        ("sample --model LABELLED --classifier READER", "`phin train mnist-noisy-classifier`"),
+        ("sample --model LABELLED --classifier LABELLED", "is no classifier of noisy pictures"),
+        ("sample --model LABELLED --classifier nobody", "unknown model 'nobody'"),
+        ("sample --model LABELLED --classifier NOISY --classifier-scale nan", "classifier scale = nan"),
+        ("sample --model LABELLED --classifier NOISY --classifier-scale much", "--classifier-scale"),
+        ("sample --model LABELLED --classifier-scale 2", "--classifier-scale 2 is of no classifier"),
+        ("sample --model NUMBERS --prompt 1 --classifier NOISY", "has no labels to guide to"),
+        ("sample --model POINTS --classifier NOISY", "has no labels to guide to"),
+        ("sample --model NOISY", "does not draw"),
+        ("evaluate --model LABELLED --reader NOISY", "is no classifier of clean pictures"),
+        ("evaluate --model NUMBERS --reader READER --classifier NOISY", "has no labels to guide to"),
+        ("evaluate --model READER --classifier NOISY", "does not draw"),
         ("sample --model nombres --prompt 1", "unknown model 'nombres'"),
         ("sample --model none.safetensors --prompt 1", "there is no file none.safetensors"),
         ("sample --model CUT --prompt 1", "cut short"),
@@ -220,7 +287,7 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         ("evaluate --model NUMBERS --reader READER --steps 0", "steps = 0"),
         ("evaluate --model POINTS --reader READER", "draws moons, which nothing here reads"),
         ("export NUMBERS --out weights.bin", "does not end in .safetensors"),
-        ("export NUMBERS --out no/where.safetensors", "could not be written"),
+        ("export NUMBERS --out no/where.safetensors", "there is no folder no; make it first"),
         ("export NUMBERS", "--out"),
         ("export nowhere --out a.safetensors", "unknown model 'nowhere'"),
         ("demo --minutes 0", "minutes must be positive"),
@@ -263,6 +330,10 @@ def test_folders_of_bad_pictures(fails: Callable[..., str]) -> None:
         (folder("sizes", grey, grey, large, grey), "make all images alike"),
         (folder("modes", grey, grey, colour, grey), "make all images alike"),
         (folder("clear", clear, clear, clear), "has the mode RGBA"),
+        (
+            folder("odd", *[Image.new("L", (30, 30))] * 4),
+            "side 30 of (30, 30) is not a multiple of 4, which is net.patch",
+        ),
     ):
         assert message in fails("train", "images", "--data", data, "--steps", 1)
 
@@ -299,6 +370,44 @@ def test_a_full_disk_leaves_no_half_a_picture(
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     said = fails("sample", "--model", files["numbers"], "--prompt", 1, "--out", "o")
     assert "o/0000_1.png could not be written: No space left on device" in said
+
+
+def test_a_picture_and_its_film_are_both_there_or_neither(
+    fails: Callable[..., str], files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes = Path.write_bytes
+
+    def fill(path: Path, payload: bytes) -> int:
+        if path.suffix == ".gif":
+            raise OSError(28, "No space left on device", str(path))
+        return write_bytes(path, payload)
+
+    Path("o").mkdir()
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    said = fails("sample", "--model", files["numbers"], "--prompt", 1, "--gif", "--out", "o")
+    assert "o/0000_1.gif could not be written: No space left on device" in said
+
+
+def test_a_folder_is_no_name_for_a_file(fails: Callable[..., str], files: dict[str, str]) -> None:
+    Path("a.safetensors").mkdir()
+    said = fails("export", files["numbers"], "--out", "a.safetensors")
+    assert "a.safetensors could not be written: it is a folder; choose another name" in said
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["recipes", "--json"], ["data", "list"], ["bogus", "--json"], ["--help"], ["train", "moons", "--help"]],
+)
+def test_a_reader_that_has_gone_ends_it_quietly(argv: list[str]) -> None:
+    gone, end = os.pipe()
+    os.close(gone)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "phin.cli", *argv]
+    ran = subprocess.run(command, env=environment, stdout=end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(end)
+    assert ran.returncode == 141
+    said = [line for line in ran.stderr.splitlines() if "unknown command 'bogus'" not in line]
+    assert not said
 
 
 def test_train_has_the_recipes_options_and_resumes(run: Callable[..., Any], capsys: Any) -> None:

@@ -280,3 +280,16 @@ def test_a_batch_without_room_is_refused(data: Numbers) -> None:
 
 def test_it_says_what_it_is(data: Numbers) -> None:
     assert (data.shape, data.classes, data.vocabulary, data.eight_bit) == ((1, 28, 28), 0, 10, True)
+
+
+@pytest.mark.parametrize("shift", [-3, 3])
+def test_a_shift_beyond_the_border_is_refused(shift: int) -> None:
+    digits, shifts = np.zeros((1, 2, 28, 28), np.uint8), np.zeros((1, 2, 2), np.int64)
+    shifts[0, 1, 0] = shift
+    with pytest.raises(PhinError, match="a shift of 3 pixels is too far"):
+        compose(digits, shifts)
+
+
+def test_a_batch_has_its_fewest_pictures_when_strings_are_longest(data: Numbers) -> None:
+    for size in (5, 64, 99):
+        assert data.fewest(size) == min(data.train(0, step, size).total for step in range(5))

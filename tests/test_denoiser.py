@@ -136,3 +136,43 @@ def test_beside_is_two_calls_in_one(learn_var: bool, single: bool) -> None:
         assert (prediction.frac is None) == (not learn_var)
         if prediction.frac is not None and wanted.frac is not None:
             torch.testing.assert_close(prediction.frac, wanted.frac)
+
+
+def test_batched_levels_of_float64_leave_float32_pictures_float32() -> None:
+    net = Net()
+    z = pictures()[0].float()
+    prediction = Denoiser(net, v)(z, vp(LOG_SNR))
+    assert prediction.x.dtype == torch.float32
+    torch.testing.assert_close(prediction.x.double(), Denoiser(net, v)(z.double(), vp(LOG_SNR)).x)
+
+
+def test_a_network_of_less_precision_does_not_lower_that_of_z() -> None:
+    """x̂ = skip z + out F is computed in z's precision, F being what the network gave; a single level, of no
+    dimensions, would leave it in F's."""
+
+    class Half(Net):
+        def forward(
+            self, z: Tensor, log_snr: Tensor, label: Tensor | None = None, text: Tensor | None = None
+        ) -> Tensor:
+            return super().forward(z, log_snr).bfloat16()
+
+    net, level = Half(), vp(LOG_SNR).at(2)
+    z, _ = pictures()
+    prediction = Denoiser(net, v)(z, level)
+    skip, out = v(level)
+    expected = skip * z + out * net(*net.seen[-1]).double()
+    torch.testing.assert_close(prediction.x, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("channels", "learn_var"), [(1, True), (2, False), (3, True)])
+def test_a_wrong_number_of_channels_is_refused(channels: int, learn_var: bool) -> None:
+    z, _ = pictures(1)
+    with pytest.raises(ValueError, match=f"gave {channels} channels in place of {1 + learn_var}"):
+        Denoiser(Net(channels), v, learn_var)(z, vp(LOG_SNR).at(0))
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_standard_deviation_is_positive(sigma_data: float) -> None:
+    for make in (lambda: Denoiser(Net(), v, sigma_data=sigma_data), lambda: edm(sigma_data)):
+        with pytest.raises(ValueError, match=f"sigma_data = {sigma_data}"):
+            make()

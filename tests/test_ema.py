@@ -61,3 +61,7 @@ def test_buffers_are_copied_and_the_copy_only_predicts() -> None:
     assert int(ema.model.get_buffer("1.num_batches_tracked")) == 3
     assert not ema.model.training
     assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_a_width_too_small_to_have_an_exponent_is_no_average() -> None:
+    assert power(1e-160) == power(0) == math.inf

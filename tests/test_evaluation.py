@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from phin.data.base import Part
 from phin.data.numbers import NUMBERS, Handwriting, Numbers, held_out, random_strings
 from phin.demo import demo
 from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.level import Level
 from phin.diffusion.parameterization import x as predicts_x
 from phin.errors import PhinError
 from phin.evaluation import Plan, evaluate, record, rows
 from phin.models import Model
-from phin.nets.classifier import Classifier
+from phin.nets.classifier import Classifier, NoisyClassifier
 
 PLAN = Plan(n=200, n_unseen=50, n_frechet=300)
 
@@ -74,6 +77,26 @@ class Reader(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         return -(self.features(x)[:, :1] - brightness(torch.arange(10))).abs()
+
+
+class Labels(Bars):
+    """The same, by label."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def forward(self, z: Tensor, log_snr: Tensor, label: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(z, log_snr, label[:, None])
+
+
+class Brighter(NoisyClassifier):
+    """Not a probability but a slope: the brighter, the likelier, whatever the label."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny.NOISY.net, 1, 10)
+
+    def given(self, label: Tensor) -> Callable[[Tensor, Level], Tensor]:
+        return lambda z, level: 100 * level.alpha / level.sigma**2 * z.sum((1, 2, 3))
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +157,25 @@ def test_a_classifier_is_measured_on_the_test_split(monkeypatch: pytest.MonkeyPa
     assert evaluate(READER)["test"] | {"right": 970, "n": 1000, "rate": 0.97} == evaluate(READER)["test"]
 
 
+def test_a_guide_reaches_the_sampler_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are drawn as grey; a classifier whose log p(k | z) rises with brightness makes all of them 9."""
+    images = bars(400, 0)
+    data = datasets.Images("mnist", {"train": images, "valid": images, "test": images}, tiny.DIGITS)
+    entry = replace(datasets.DATA["mnist"], load=lambda: data)
+    monkeypatch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
+    facts = replace(tiny.FACTS[tiny.READER], classes=10)
+    recipe = replace(tiny.LABELLED, data="mnist")
+    model = Model(Denoiser(Labels(), predicts_x), recipe, facts, {"name": "labels"}, Path("labels"))
+    plain = evaluate(model, READER, PLAN, guidance=1.0)
+    assert plain["digits"]["rate"] == 1
+    assert "classifier" not in plain["sampling"]
+    brighter = models.guide(model, replace(READER, net=Brighter(), path=Path("brighter")), 2.0)
+    figures = evaluate(model, READER, PLAN, guide=brighter, guidance=1.0)
+    nines = data.split("test", PLAN.n, PLAN.seed).cond["label"] == 9
+    assert figures["digits"]["right"] == nines.sum()
+    assert figures["sampling"] | {"classifier": "brighter", "classifier_scale": 2.0} == figures["sampling"]
+
+
 @pytest.mark.parametrize("field", ["n", "n_unseen", "n_frechet"])
 def test_too_little_is_refused(field: str) -> None:
     with pytest.raises(PhinError, match=f"{field} = 1 is too few"):
@@ -166,12 +208,14 @@ def test_the_table_has_a_line_for_every_figure() -> None:
 
 
 def test_the_demo_trains_measures_and_reports_and_does_not_repeat_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
     recipe = replace(tiny.NUMBERS, train=replace(tiny.BRIEF, picture_every=0.5, log_every=0.5))
     arguments: Any = (recipe, tmp_path / "demo", "phin demo <3", str(reader), Plan(20, 10, 50))
-    facts = demo(*arguments)
+    with caplog.at_level(logging.INFO, "phin"):
+        facts = demo(*arguments)
+    assert "measuring: 30 pictures are drawn and read" in caplog.messages
     page = Path(facts["report"]).read_text(encoding="utf-8")
     assert "phin demo &lt;3" in page
     assert page.count("<svg") == 2

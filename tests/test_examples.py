@@ -57,7 +57,7 @@ def test_what_is_quoted_stands_in_the_code(page: str, file: str, quoted: str) ->
 
 
 def test_a_false_quotation_would_be_found() -> None:
-    source = (ROOT / "src/phin/diffusion/solvers.py").read_text(encoding="utf-8")
+    source = (ROOT / "src/phin/diffusion/solvers/ancestral.py").read_text(encoding="utf-8")
     assert occurs("x = denoise(z, t).x\neps = (z - t.alpha * x) / t.sigma\n", source)
     assert not occurs("x = denoise(z, t).x\neps = (z - s.alpha * x) / t.sigma\n", source)
     assert not occurs("x = denoise(z, t).x\n    eps = (z - t.alpha * x) / t.sigma\n", source)

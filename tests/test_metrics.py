@@ -258,3 +258,26 @@ def test_bad_pictures_are_named():
         score(["123"], ["12"], unseen=lambda s: False)
     with pytest.raises(PhinError, match="3 pictures do not make 10 groups"):
         cell_moments(reader, [picture] * 3)
+
+
+def test_a_covariance_that_rounding_made_indefinite_has_no_spread_there():
+    """Its root is that of the nearest one: the distance to unit variance is 1, not (1 - 1e-3)²."""
+    a = Moments(N, np.zeros(2), np.diag([N - 1.0, -1e-6 * (N - 1)]))
+    b = gaussian(np.zeros(2), np.eye(2))
+    assert frechet_distance(a, b) == pytest.approx(1, abs=1e-5)
+
+
+def test_groups_are_every_so_many_pictures():
+    rng = np.random.default_rng(0)
+    pictures = [drawn(string, rng) for string in strings(10, rng)]
+    for i, group in enumerate(cell_moments(GreyReader(), pictures, groups=3)):
+        own = moments(GreyReader().features(torch.cat(list(cells(pictures[i::3])))))
+        assert group.n == own.n
+        np.testing.assert_allclose(group.mean, own.mean, rtol=1e-6)
+    with pytest.raises(PhinError, match="10 pictures do not make 0 groups"):
+        cell_moments(GreyReader(), pictures, groups=0)
+
+
+def test_a_reader_of_other_classes_is_refused():
+    with pytest.raises(PhinError, match="knows 12 classes"):
+        read(Classifier(ClassifierConfig((4,), (0,)), 1, 12), [np.zeros((28, 28), np.uint8)])

@@ -1,6 +1,7 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from phin import models
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
+from phin.diffusion.noise import seeded
+from phin.diffusion.solvers import prior
 from phin.errors import PhinError
-from phin.models import Model, load, sample, samples
+from phin.models import Model, guide, load, sample, samples
+from phin.nets.classifier import NoisyClassifier
 from phin.recipes import describe
 from phin.sampling import draw
 from phin.training.checkpoint import read_weights, save_weights
@@ -30,6 +34,11 @@ def numbers(folder: Path) -> Model:
 @pytest.fixture(scope="module")
 def labelled(folder: Path) -> Model:
     return load(tiny.write(tiny.LABELLED, folder / "labelled.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def noisy(folder: Path) -> Model:
+    return load(tiny.write(tiny.NOISY, folder / "noisy.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +136,57 @@ def test_guidance_is_null_plus_scale_times_the_difference(labelled: Model) -> No
     assert torch.allclose(null, drawn(7, 0), atol=1e-5)
 
 
+def test_a_classifier_guides_by_its_gradient(
+    labelled: Model, noisy: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step is x̂ at the noisiest level, so that the formula can be held to it; and clipping comes last."""
+    monkeypatch.setattr("phin.nets.precision.bf16_is_fast", lambda device: False)
+    assert isinstance(noisy.net, NoisyClassifier)
+
+    def drawn(label: int, scale: float, threshold: str = "none", guidance: float = 0.0) -> torch.Tensor:
+        given = guide(labelled, noisy, scale)
+        chosen = {"steps": 1, "guidance": guidance, "threshold": threshold}
+        return samples(labelled, labels=[label], guide=given, **chosen)[0]
+
+    base = samples(labelled, labels=[3], steps=1, guidance=0, threshold="none")[0]
+    levels = replace(tiny.SAMPLE, steps=1).levels()
+    level, z = levels.at(0), prior(levels.at(0), torch.empty(1, 1, 8, 8), seeded(0, [0])).requires_grad_()
+    (slope,) = torch.autograd.grad(noisy.net(z, level).log_softmax(1)[0, 3], z)
+    moved = level.sigma**2 / level.alpha * slope[0]
+    assert moved.abs().max() > 0.1
+    torch.testing.assert_close(drawn(3, 2.5), base + 2.5 * moved, rtol=1e-4, atol=1e-4)
+    assert torch.equal(drawn(3, 0), base)
+    assert torch.allclose(drawn(-1, 2.5), base, atol=1e-5)  # no label, nothing to guide to
+    conditional = samples(labelled, labels=[3], steps=1, guidance=2.0, threshold="none")[0]
+    torch.testing.assert_close(drawn(3, 2.5, guidance=2.0), conditional + 2.5 * moved, rtol=1e-4, atol=1e-4)
+    wide = samples(labelled, labels=[3], steps=1, guidance=50, threshold="none")[0]
+    assert wide.abs().max() > 2
+    clipped = drawn(3, 50, "clip", guidance=50)
+    torch.testing.assert_close(clipped, (wide + 50 * moved).clamp(-1, 1), rtol=0, atol=2e-3)
+
+
+def test_a_classifier_must_fit_the_model(
+    labelled: Model, numbers: Model, points: Model, noisy: Model, folder: Path
+) -> None:
+    reader = load(tiny.write(tiny.READER, folder / "plain.safetensors"))
+    larger = replace(noisy, facts=replace(noisy.facts, shape=(1, 28, 28)))
+    renamed = replace(noisy, facts=replace(noisy.facts, class_names=tuple("abcdefghij")))
+    for model, classifier, message in (
+        (labelled, reader, "no classifier of noisy pictures .* `phin train mnist-noisy-classifier`"),
+        (labelled, labelled, "no classifier of noisy pictures"),
+        (numbers, noisy, "has no labels to guide to: it was trained on numbers"),
+        (points, noisy, "has no labels to guide to: it was trained on moons"),
+        (noisy, noisy, "does not draw"),
+        (labelled, larger, r"digits \(10 classes, 1 x 28 x 28\) and does not fit .* 1 x 8 x 8"),
+        (labelled, renamed, "does not fit"),
+    ):
+        with pytest.raises(PhinError, match=message):
+            guide(model, classifier)
+    for scale in (float("nan"), float("inf")):
+        with pytest.raises(PhinError, match=f"classifier scale = {scale}"):
+            guide(labelled, noisy, scale)
+
+
 def test_choices_replace_the_models_own(labelled: Model) -> None:
     config = replace(tiny.SAMPLE, solver="ddim(eta=0.5)", steps=5, guidance=1.0, grid="karras(0.01, 20)")
     assert isinstance(labelled.net, Denoiser)
@@ -192,3 +252,18 @@ def test_models_refuse_what_they_do_not_know(labelled: Model, points: Model, fol
     reader = load(tiny.write(tiny.READER, folder / "reader.safetensors"))
     with pytest.raises(PhinError, match="does not draw"):
         samples(reader)
+
+
+@pytest.mark.parametrize("labels", [np.array([3, 7]), torch.tensor([3, 7]), (3, 7)])
+def test_labels_may_be_an_array(labelled: Model, labels: Iterable[SupportsIndex]) -> None:
+    found = samples(labelled, labels=labels, steps=1)
+    assert same(found, samples(labelled, labels=[3, 7], steps=1))
+
+
+def test_labels_and_prompts_of_a_wrong_kind_are_named(labelled: Model, numbers: Model) -> None:
+    with pytest.raises(PhinError, match=r"label .*1\.5.* is no whole number"):
+        samples(labelled, labels=torch.tensor([1.5]))
+    with pytest.raises(PhinError, match="nothing to draw: give labels"):
+        samples(labelled, labels=[])
+    with pytest.raises(PhinError, match=r"prompts are a list of texts, not '40213'"):
+        samples(numbers, prompts="40213")

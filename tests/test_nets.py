@@ -329,3 +329,20 @@ def test_an_mlp_learns_the_exact_denoiser_of_a_gaussian() -> None:
         optimizer.step()
     z, log_snr, _, exact = draw(2000)
     assert F.mse_loss(net(z, log_snr), exact) < 0.02 * exact.square().mean()
+
+
+def test_the_periods_of_the_level_embedding() -> None:
+    frequencies = LevelEmbedding(8).frequencies
+    torch.testing.assert_close(80 * frequencies, torch.logspace(0, 6, 32, base=2))
+
+
+def test_conditions_out_of_range_are_refused() -> None:
+    net = UNet(UNetConfig(channels=(8, 16), blocks=1, heads=2), 1, classes=3, vocabulary=4)
+    z, log_snr = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    for wrong in (-2, 3):
+        with pytest.raises(PhinError, match=f"0 to 2, .* from {min(wrong, 0)} to {max(wrong, 0)}"):
+            net(z, log_snr, label=torch.tensor([0, wrong]))
+    with pytest.raises(PhinError, match=r"0 to 3, .* from 1 to 4"):
+        net(z, log_snr, text=torch.tensor([[1, 4], [2, 3]]))
+    with pytest.raises(PhinError, match="at least one character"):
+        net(z, log_snr, text=torch.zeros(2, 0, dtype=torch.long))

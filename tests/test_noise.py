@@ -90,3 +90,11 @@ def test_noise_is_standard_normal_and_uncorrelated() -> None:
         assert abs(row.square().mean() - 1) < 4.5 * (2 / len(row)) ** 0.5
         assert (row[1:] * row[:-1]).mean().abs() < 4.5 / len(row) ** 0.5
     assert across.prod(1).mean().abs() < 4.5 / len(across) ** 0.5
+
+
+def test_the_streams_are_what_they_were() -> None:
+    """Runs and pictures of earlier versions can be had again."""
+    assert stream(0, "noise", 0).integers(2**63, size=2).tolist() == [198814657434064734, 7855056192741114445]
+    assert stream(7, "time", 5).integers(2**63, size=2).tolist() == [7732720627042793879, 6450593771845144399]
+    expected = torch.tensor([[0.6293407082557678, -0.04386710375547409, 1.011321783065796]])
+    torch.testing.assert_close(normal(0, "noise", [0], (3,)), expected, rtol=1e-6, atol=0)

@@ -62,3 +62,79 @@ def test_the_state_goes_through_names() -> None:
     move(other, second)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_matrices_and_kernels_decay_and_gains_and_biases_do_not() -> None:
+    """Decoupled: with no gradient a step takes lr weight_decay of a weight, 0.1 0.5 = 1/20."""
+    model = nn.ModuleDict({"inner": nn.Linear(32, 32), "norm": nn.LayerNorm(32), "head": nn.Linear(32, 2)})
+    for p in model.parameters():
+        nn.init.ones_(p)
+        p.grad = torch.zeros_like(p)
+    Optimizer(model, (0.9, 0.99), 0.5).step(lr=0.1)
+    found = {name: p.unique().tolist() for name, p in model.named_parameters()}
+    expected = {"inner.weight": 0.95, "inner.bias": 1, "norm.weight": 1, "norm.bias": 1}
+    expected |= {"head.weight": 0.95, "head.bias": 1}
+    assert found == {name: [pytest.approx(value)] for name, value in expected.items()}
+
+
+def test_betas_are_those_of_adamw() -> None:
+    assert Optimizer(network(), (0.8, 0.95), 0.0).parts[0].defaults["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize(("side", "kernels"), [(31, set[str]()), (32, {"weight"})])
+def test_the_smallest_matrix_of_muon(side: int, kernels: set[str]) -> None:
+    assert set(Optimizer(nn.Linear(32, side), (0.9, 0.99), 0.0).kernels) == kernels
+
+
+def test_a_network_may_be_all_matrices() -> None:
+    linear = nn.Linear(32, 32, bias=False)
+    before = linear.weight.detach().clone()
+    linear.weight.grad = torch.eye(32)
+    optimizer = Optimizer(linear, (0.9, 0.99), 0.0)
+    optimizer.step(0.1)
+    assert not torch.equal(linear.weight, before)
+    assert set(optimizer.tensors()) == {"weight.momentum_buffer"}
+
+
+def test_a_loaded_state_has_the_memory_format_of_its_weight() -> None:
+    def stepped() -> tuple[nn.Conv2d, Optimizer]:
+        conv = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        optimizer = Optimizer(conv, (0.9, 0.99), 0.0, muon=False)
+        conv.weight.grad = torch.randn_like(conv.weight)
+        optimizer.step(0.1)
+        return conv, optimizer
+
+    (_, first), (_, second) = stepped(), stepped()
+    stored = {name: tensor.contiguous() for name, tensor in first.tensors().items()}
+    second.load(stored)
+    for name, tensor in second.tensors().items():
+        assert torch.equal(tensor, stored[name])
+        assert tensor.ndim < 4 or tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_state_finds_its_weight_by_name_whatever_the_order() -> None:
+    """And without the state of either part the next step is another."""
+    sizes = {"a": (40, 40), "b": (4, 4), "c": (40, 40), "d": (4, 4)}
+
+    def made(order: str) -> tuple[nn.ModuleDict, Optimizer]:
+        model = nn.ModuleDict({name: nn.Linear(*sizes[name]) for name in order})
+        return model, Optimizer(model, (0.9, 0.99), 0.01)
+
+    def move(model: nn.Module, optimizer: Optimizer, phase: float) -> None:
+        for name, p in model.named_parameters():
+            p.grad = torch.sin(7 * p.detach() + phase + ord(name[0]))
+        optimizer.step(1e-2)
+
+    model, optimizer = made("abcd")
+    for phase in (0.0, 1.0):
+        move(model, optimizer, phase)
+    state = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    move(model, optimizer, 2.0)
+    for left_out in ((), ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")):
+        other, second = made("dbca")
+        other.load_state_dict(weights)
+        second.load({name: t for name, t in state.items() if name.rpartition(".")[2] not in left_out})
+        move(other, second, 2.0)
+        same = [torch.equal(p, model.get_parameter(name)) for name, p in other.named_parameters()]
+        assert all(same) == (not left_out)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from phin.diffusion.level import SCALINGS, Level
-from phin.diffusion.parameterization import PARAMETERIZATIONS, edm, v
+from phin.diffusion.parameterization import PARAMETERIZATIONS, edm, posterior_mean, v
+from phin.diffusion.schedules import Cosine, Discrete
 
 CASES = pytest.mark.parametrize(
     ("name", "scaling"), [(name, scaling) for name in PARAMETERIZATIONS for scaling in SCALINGS]
@@ -26,6 +27,18 @@ def edm_target(sigma_data: float) -> Callable[[Tensor, Tensor, Level], Tensor]:
     return target
 
 
+def mean_target(x: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """mu-tilde of DDPM's eq. 7, by the step of its chain that begins next to the level; x at the last."""
+    bar = torch.cat([torch.ones(1).double(), Discrete().alpha_bar])
+    nearest = (Discrete().table - level.log_snr).abs().argmin(-1, keepdim=True)
+    before, now = bar[nearest], torch.sigmoid(level.log_snr)
+    alpha = now / before
+    u = (level.alpha * x + level.sigma * eps) / torch.hypot(level.alpha, level.sigma)
+    of_x = before.sqrt() * (1 - alpha) / torch.sigmoid(-level.log_snr)
+    of_u = alpha.sqrt() * (1 - before) / torch.sigmoid(-level.log_snr)
+    return torch.where(nearest == 0, x, of_x * x + of_u * u)
+
+
 TARGET: dict[str, Callable[[Tensor, Tensor, Level], Tensor]] = {
     "x": lambda x, eps, level: x,
     "eps": lambda x, eps, level: eps,
@@ -35,6 +48,7 @@ TARGET: dict[str, Callable[[Tensor, Tensor, Level], Tensor]] = {
     "score": lambda x, eps, level: -eps * torch.hypot(level.alpha, level.sigma) / level.sigma,
     "flow": lambda x, eps, level: eps - x,
     "edm": edm_target(0.5),
+    "mean": mean_target,
 }
 
 
@@ -80,3 +94,21 @@ def test_coefficients_are_finite_in_float32(name: str, scaling: str) -> None:
     exact = PARAMETERIZATIONS[name]()(SCALINGS[scaling](level.log_snr.double()))
     for rounded, coefficient in zip(PARAMETERIZATIONS[name]()(level), exact, strict=True):
         torch.testing.assert_close(rounded.double(), coefficient, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_the_posterior_mean_is_x_rewritten(scaling: str) -> None:
+    """On a chain's own levels, its squared error over the step's smallest variance is that of x, times
+    SNR(s) - SNR(t): the same term of the bound."""
+    chain = Discrete(Cosine(), 30)
+    param = posterior_mean(chain)
+    for i in range(1, 30):
+        level = SCALINGS[scaling](chain.table[i])
+        z, F, wrong = torch.randn(3, 5).double()
+        skip, out = param(level)
+        off = (out * wrong).square()  # of x̂, for an output F + wrong
+        torch.testing.assert_close((skip * z + out * (F + wrong)) - (skip * z + out * F), out * wrong)
+        before, now = chain.alpha_bar[i - 1], chain.alpha_bar[i]
+        var = (1 - before) / (1 - now) * chain.betas[i]
+        gain = torch.exp(chain.table[i - 1]) - torch.exp(chain.table[i])
+        torch.testing.assert_close(wrong.square() / var, gain * off, rtol=1e-8, atol=0)

@@ -7,10 +7,12 @@ import tiny
 import torch
 
 import phin
+from phin import data as datasets
 from phin.data import DATA
-from phin.diffusion.denoiser import Denoiser
+from phin.data.base import Batch, Which
 from phin.diffusion.level import vp
 from phin.errors import PhinError
+from phin.nets.classifier import Classifier, NoisyClassifier
 from phin.nets.unet import UNetConfig
 from phin.recipes import RECIPES, DiffusionRecipe, Facts, Recipe, describe, restore, train
 from phin.training.config import TrainConfig
@@ -36,8 +38,11 @@ def test_every_recipe_builds_a_model_of_its_data(name: str) -> None:
     recipe, facts = RECIPES[name], facts_of(RECIPES[name])
     model = recipe.model(facts)
     x = torch.randn(2, *facts.shape)
-    if not isinstance(model, Denoiser):
+    if isinstance(model, Classifier):
         assert model(x).shape == (2, facts.classes)
+        return
+    if isinstance(model, NoisyClassifier):
+        assert model(x, vp(torch.tensor(0.0))).shape == (2, facts.classes)
         return
     conditions = {"text": torch.tensor([[4], [2]])} if facts.vocabulary else {}
     conditions |= {"label": torch.tensor([0, facts.classes - 1])} if facts.classes else {}
@@ -79,8 +84,11 @@ def test_a_wrong_field_is_named(wrong: dict[str, object], message: str) -> None:
 def test_a_network_must_fit_the_data() -> None:
     with pytest.raises(PhinError, match=r"moons has vectors of 2 numbers"):
         replace(tiny.POINTS, net=UNetConfig()).model(tiny.FACTS[tiny.POINTS])
-    with pytest.raises(PhinError, match="moons has no labels"):
-        replace(tiny.READER, data="moons").model(tiny.FACTS[tiny.POINTS])
+    for recipe in (tiny.READER, tiny.NOISY):
+        with pytest.raises(PhinError, match="moons has no labels"):
+            replace(recipe, data="moons").model(tiny.FACTS[tiny.POINTS])
+    with pytest.raises(PhinError, match="unknown schedule 'cosines'"):
+        replace(tiny.NOISY, density="cosines")
 
 
 def test_training_from_python_learns_and_is_found_again(tmp_path: Path) -> None:
@@ -123,3 +131,50 @@ def test_recipes_are_plain_values() -> None:
     assert isinstance(RECIPES["numbers"], DiffusionRecipe)
     assert RECIPES["numbers"].sample.guidance <= 1.5
     assert all(isinstance(recipe.train, TrainConfig) for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wrong", "message"),
+    [
+        (tiny.LABELLED, {"weight": "likelihood(discrete)"}, "no slope"),
+        (tiny.LABELLED, {"weight": "likelihood(simple)"}, "'simple' is no number and none of linear"),
+        (tiny.LABELLED, {"weight": "sigmoid(-500)"}, r"sigmoid\(-500\) at density cosine is infinite or 0"),
+        (tiny.LABELLED, {"density": "karras(rho=0)"}, "rho = 0 must be positive"),
+        (tiny.LABELLED, {"density": "flow(log_snr_min=-60)"}, "in float32"),
+        (tiny.LABELLED, {"density": "linear(scaling=linear)"}, "no Linear"),
+        (tiny.NOISY, {"density": "geometric(1e-30, 1e30)"}, "infinite somewhere in float32"),
+        (tiny.READER, {"smoothing": 1.0}, "smoothing is a share, .* not 1.0"),
+        (tiny.READER, {"smoothing": float("nan")}, "not nan"),
+    ],
+)
+def test_what_training_would_stumble_over_is_refused_at_once(
+    recipe: Recipe, wrong: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PhinError, match=message):
+        replace(recipe, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_parts_of_a_recipe_may_have_arguments() -> None:
+    for changed in (
+        {"weight": "likelihood(cosine(s=0.1, scaling=ve))"},
+        {"weight": "likelihood(flow)", "density": "flow(scaling=flow)"},
+        {"density": "discrete(flow, T=50)"},
+        {"density": "discrete(cosine)", "objective": "bound(decoder=gaussian(0.1))"},
+    ):
+        replace(tiny.LABELLED, **changed)
+
+
+def test_the_baseline_of_a_validation_reads_the_training_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = datasets.load("digits"), []
+    split = type(data).split
+
+    def noted(self: datasets.Data, which: Which, *arguments: int) -> Batch:
+        asked.append(which)
+        return split(self, which, *arguments)
+
+    monkeypatch.setattr(type(data), "split", noted)
+    task = tiny.LABELLED.task(data)
+    with torch.no_grad():
+        first = task.validate(task.model)
+        assert task.validate(task.model) == first
+    assert asked.count("valid") == 2 * asked.count("train")

@@ -38,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["recipes"] = {*MAY_IMPORT}
 MAY_IMPORT["models"] = {*MAY_IMPORT}
 MAY_IMPORT["evaluation"] = {*MAY_IMPORT}
+MAY_IMPORT["report"] = {"pictures"}
+MAY_IMPORT["verify"] = {"diffusion", "oracle", "report", "errors"}
 """What each part of phin may import, besides itself. A part that is not listed stands above all that are."""
 
 

@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -142,7 +143,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path
     class Spoilt(Toy):
         def forward(self, step: int, rows: slice) -> Losses:
             history.append(weights(self.model))
-            loss, log_snr = super().forward(step, rows)
+            loss, log_snr, _ = super().forward(step, rows)
             if step in (5, 6):
                 vanishing = (next(self.model.parameters()).sum() * 0).abs()
                 loss = loss + (
@@ -164,7 +165,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path
 def test_ten_such_steps_in_a_row_stop_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
     class Diverging(Toy):
         def forward(self, step: int, rows: slice) -> Losses:
-            loss, log_snr = super().forward(step, rows)
+            loss, log_snr, _ = super().forward(step, rows)
             return Losses(loss * math.nan if step in range(3, 12) or step >= 15 else loss, log_snr)
 
     config = configure(steps=100, save_minutes=0.0)
@@ -213,9 +214,11 @@ class Clock:
 class Slow(Toy):
     """A toy whose steps take 2 seconds and whose validation takes 7."""
 
-    def __init__(self, config: TrainConfig, clock: Clock, stop_at: int | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, clock: Clock, stop_at: int | None = None, cost: float = 7
+    ) -> None:
         super().__init__(config)
-        self.clock, self.stop_at = clock, stop_at
+        self.clock, self.stop_at, self.cost = clock, stop_at, cost
 
     def forward(self, step: int, rows: slice) -> Losses:
         self.clock.now += 2
@@ -224,7 +227,7 @@ class Slow(Toy):
         return super().forward(step, rows)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        self.clock.now += 7
+        self.clock.now += self.cost
         return super().validate(model)
 
 
@@ -247,6 +250,121 @@ def test_a_time_budget_is_kept_over_interruptions_and_ends_annealed(tmp_path: Pa
     assert abs(results["stopped"].step - results["alone"].step) <= 2
     again = fit(Slow(config, Clock(0), 0), config, tmp_path / "stopped", DESCRIPTION)
     assert again[:8] == results["stopped"][:8]
+
+
+@pytest.mark.parametrize(("cost", "validations"), [(7, 10), (50, 2)])
+def test_looking_on_takes_an_eighth_of_a_time_budget_and_is_never_put_off_under_steps(
+    tmp_path: Path, cost: float, validations: int
+) -> None:
+    for name, budget in (("timed", {"minutes": 10}), ("counted", {"steps": 20})):
+        config = configure(**budget)
+        result = fit(
+            Slow(config, clock := Clock(0), cost=cost), config, tmp_path / name, DESCRIPTION, clock=clock
+        )
+        steps = [r["step"] for r in kill_resume.records(tmp_path / name) if "validation/error" in r]
+        assert len(steps) == (validations if name == "timed" else 10)
+        assert steps[-1] == result.step  # the last is never put off
+        assert name == "counted" or 598 <= result.seconds <= 602
+
+
+def test_a_budget_too_short_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(minutes=0.5)
+    result = fit(Slow(config, clock := Clock(0)), config, tmp_path, DESCRIPTION, clock=clock)
+    said = capsys.readouterr().err
+    assert result.step < 15
+    assert "so few steps teach little: give it more than 0.5 minutes" in said
+    assert max(int(share) for share in re.findall(r"\((\d+)%\)", said)) == 100
+    assert re.search(r"training loss \S+  \|  held-out error \S+  \|", said)
+    train(tmp_path / "one", steps=1)
+    said = capsys.readouterr().err
+    assert "done: 1 step, " in said
+    assert "teach" not in said
+
+
+def validated(folder: Path) -> list[float]:
+    return [record["step"] for record in kill_resume.records(folder) if "validation/error" in record]
+
+
+def test_an_interruption_is_answered_at_once_and_what_is_due_waits(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_task: Watched, step: int, _rows: slice) -> None:
+        if step == 7:
+            signal.raise_signal(signal.SIGINT)
+            assert "stopping after this step" in capfd.readouterr().err
+
+    with pytest.raises(KeyboardInterrupt):
+        train_watched(tmp_path, interrupt, steps=40)
+    assert validated(tmp_path) == [4]
+    train(tmp_path, steps=40)
+    assert validated(tmp_path) == list(range(4, 41, 4))
+
+
+@pytest.mark.parametrize(("at", "left"), [("step", True), ("validate", True), ("picture", False)])
+def test_a_run_interrupted_at_its_end_goes_on_if_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, left: bool
+) -> None:
+    class Interrupted(Toy):
+        def interrupt(self, here: str) -> None:
+            if here == at:
+                signal.raise_signal(signal.SIGTERM)
+
+        def forward(self, step: int, rows: slice) -> Losses:
+            self.interrupt("step")
+            return super().forward(step, rows)
+
+        def validate(self, model: nn.Module) -> dict[str, float]:
+            self.interrupt("validate")
+            return super().validate(model)
+
+        def picture(self, model: nn.Module) -> np.ndarray:
+            self.interrupt("picture")
+            return super().picture(model)
+
+    config = configure(steps=1)
+    if left:
+        with pytest.raises(KeyboardInterrupt):
+            fit(Interrupted(config), config, tmp_path, DESCRIPTION)
+        assert "stopped after step 1: the same command goes on" in capsys.readouterr().err
+        assert not (tmp_path / "samples").exists()
+    else:
+        fit(Interrupted(config), config, tmp_path, DESCRIPTION)
+    assert validated(tmp_path) == ([] if at == "step" else [1])
+    capsys.readouterr()
+    train(tmp_path, steps=1)
+    assert ("is finished" in capsys.readouterr().err) != left
+    assert validated(tmp_path) == [1]
+    assert (tmp_path / "samples" / "000001.png").exists()
+    train(tmp_path, steps=1)
+    assert "is finished after 1 step," in capsys.readouterr().err
+
+
+def test_a_second_interruption_acts_at_once_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, steps=3)
+    save = checkpoint.save_file
+
+    def again(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save(tensors, path, metadata)
+        signal.raise_signal(signal.SIGINT)
+
+    def interrupt(_task: Watched, _step: int, _rows: slice) -> None:
+        monkeypatch.setattr(checkpoint, "save_file", again)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_watched(tmp_path, interrupt, steps=10)
+    assert read_metadata(tmp_path / "last.safetensors")["training"]["state"]["step"] == 3
+    assert not list(tmp_path.rglob(f"{checkpoint.TEMPORARY}*"))
+
+
+def test_a_run_may_go_on_with_another_way_of_sampling(tmp_path: Path) -> None:
+    config = configure(steps=2)
+    for recipe in ({"sample": {"steps": 3}, "drop": 0.1}, {"sample": {"steps": 4}, "drop": 0.1}):
+        fit(Toy(config), config, tmp_path, {"recipe": recipe})
+    with pytest.raises(PhinError, match=r"recipe\.drop is 0\.1 there and 0\.2 here"):
+        fit(Toy(config), config, tmp_path, {"recipe": {"sample": {"steps": 4}, "drop": 0.2}})
 
 
 def test_another_run_in_the_same_folder_is_refused_by_its_first_difference(tmp_path: Path) -> None:
@@ -276,6 +394,7 @@ def test_the_budget_may_grow_and_a_finished_run_is_left_alone(tmp_path: Path) ->
     assert (again.step, again.skipped, again.validation) == (first.step, first.skipped, first.validation)
     assert again.seconds <= first.seconds  # which knows what the last checkpoint took
     assert train(tmp_path, steps=30, picture_every=0.0).step == 30
+    assert validated(tmp_path) == [*range(1, 11), *range(12, 31, 3)]
 
 
 def test_a_damaged_checkpoint_stops_before_training(tmp_path: Path) -> None:
@@ -333,17 +452,17 @@ def test_tensorboard_gets_each_step_once_though_the_run_was_interrupted(tmp_path
 
 def test_losses_are_summed_by_noise_level() -> None:
     meter = Meter(torch.device("cpu"))
-    meter.add(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-7.0, -5.0, 9.0]), 4.0)
-    meter.add(torch.tensor([4.0]), torch.tensor([-3.0], dtype=torch.float64), 6.0)
-    assert meter.read(lambda part: part) == {
+    meter.add(meter.counted(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-7.0, -5.0, 9.0])), 4.0)
+    meter.add(meter.counted(torch.tensor([4.0]), torch.tensor([-3.0], dtype=torch.float64)), 6.0)
+    assert meter.read() == {
         "loss": 2.5,
         "gradient_norm": 5.0,
         f"loss/{LEVELS[0]}": 1.0,
         f"loss/{LEVELS[1]}": 3.0,
         f"loss/{LEVELS[4]}": 3.0,
     }
-    meter.add(torch.tensor([8.0]), None, 1.0)
-    assert meter.read(lambda part: part) == {"loss": 8.0, "gradient_norm": 1.0}
+    meter.add(meter.counted(torch.tensor([8.0]), None), 1.0)
+    assert meter.read() == {"loss": 8.0, "gradient_norm": 1.0}
 
 
 def test_precision_is_each_runs_own(tmp_path: Path) -> None:
@@ -367,6 +486,9 @@ def test_precision_is_each_runs_own(tmp_path: Path) -> None:
         ({"steps": 5, "ema": 0.4}, "EMA of width 0.4"),
         ({"steps": 5, "betas": (0.9, 1.0)}, "betas must be"),
         ({"steps": 5, "save_minutes": -1}, "save_minutes must not be negative"),
+        ({"steps": 5, "seed": -1}, "seed must not be negative"),
+        ({"minutes": math.inf}, "minutes must be finite"),
+        ({"steps": 5, "lr": math.inf}, "lr must be finite"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any], complaint: str) -> None:

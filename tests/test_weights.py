@@ -2,6 +2,7 @@
 matter."""
 
 import inspect
+import math
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,33 @@ def test_every_weight_is_a_positive_function_of_the_log_snr(name: str, dtype: to
     assert (weight > 0).all()
     exact = made(name, schedule)(log_snr.double())
     torch.testing.assert_close(weight.double(), exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_likelihood_weight_is_positive_on_every_schedule(name: str) -> None:
+    schedule = SCHEDULES[name]()
+    for dtype in (torch.float32, torch.float64):
+        weight = likelihood(schedule)(schedule.log_snr(torch.linspace(0.01, 0.99, 101, dtype=dtype)))
+        assert weight.isfinite().all()
+        assert (weight > 0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: min_snr(0.0),
+        lambda: min_snr(-1.0),
+        lambda: p2(1.0, 0.0),
+        lambda: p2(math.inf),
+        lambda: sigmoid(math.nan),
+        lambda: edm_weight(0.0),
+        lambda: edm_weight(math.inf),
+        lambda: likelihood(Discrete()),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(make: Callable[[], Weight]) -> None:
+    with pytest.raises(ValueError, match=r"must be|needs|no slope"):
+        make()
 
 
 def losses(scaling: str, weight: Weight) -> tuple[Tensor, Tensor, Tensor, Tensor, Level]:

@@ -8,7 +8,7 @@ from torch import nn
 from phin.nets.classifier import ClassifierConfig
 from phin.nets.mlp import MLPConfig
 from phin.nets.unet import UNetConfig
-from phin.recipes import ClassifierRecipe, DiffusionRecipe, Facts, Recipe, describe
+from phin.recipes import ClassifierRecipe, DiffusionRecipe, Facts, NoisyClassifierRecipe, Recipe, describe
 from phin.sampling import SampleConfig
 from phin.training.checkpoint import save_weights
 from phin.training.config import TrainConfig
@@ -24,12 +24,16 @@ POINTS = DiffusionRecipe(
     data="moons", net=MLPConfig(width=8, depth=1), train=BRIEF, sample=SampleConfig(steps=3, threshold="none")
 )
 READER = ClassifierRecipe(data="mnist", net=ClassifierConfig(channels=(8, 8), blocks=(0, 0)), train=BRIEF)
+NOISY = NoisyClassifierRecipe(
+    data="digits", net=ClassifierConfig(channels=(8, 8), blocks=(1, 1)), train=BRIEF
+)
 
 FACTS = {
     NUMBERS: Facts((1, 28, 28), 0, 10, (), True),
     LABELLED: Facts((1, 8, 8), 10, 0, DIGITS, False),
     POINTS: Facts((2,), 0, 0, (), False),
     READER: Facts((1, 28, 28), 10, 0, DIGITS, True),
+    NOISY: Facts((1, 8, 8), 10, 0, DIGITS, False),
 }
 
 

@@ -11,14 +11,15 @@ import gc
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -30,8 +31,10 @@ from phin.errors import PhinError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from phin.models import Watch
+    from phin.edits import Editor
+    from phin.models import Model, Watch
     from phin.recipes import Recipe
+    from phin.sampling import Guide
 
 T = TypeVar("T")
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -47,6 +50,10 @@ class Command(abc.ABC):
     again: ClassVar[str] = "start the same command again"
     """What to do after an interruption."""
 
+    def __post_init__(self) -> None:
+        if (seed := getattr(self, "seed", 0)) < 0:
+            raise PhinError(f"seed must not be negative, but is {seed}")
+
     @abc.abstractmethod
     def run(self) -> dict[str, Any]:
         """Does it; what came of it, JSON-able.
@@ -58,6 +65,10 @@ class Command(abc.ABC):
     @abc.abstractmethod
     def show(self, facts: dict[str, Any]) -> None:
         """Prints what came of it."""
+
+    def code(self, facts: dict[str, Any]) -> int:
+        """The exit code."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +192,17 @@ class Sample(Command):
     steps: int | None = None
     """Evaluations of the model a picture. This and the next four are the model's own by default."""
     solver: str | None = None
-    """Solver: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
+    """Solver, with its arguments if need be: dpmpp_2m, ddim(eta=0.5), heun; a wrong name lists them all."""
     guidance: float | None = None
     """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
     levels: str | None = None
     """Schedule that places the noise levels: cosine, karras, discrete(linear), ..."""
     threshold: str | None = None
     """What keeps predictions in the range of the data: clip, dynamic or none."""
+    classifier: str | None = None
+    """A classifier of noisy pictures that guides to the labels, too; with --guidance 0, alone."""
+    classifier_scale: float | None = None
+    """Scale of the classifier's guidance, 1 by default: 1 is Bayes' rule, above it sharpens."""
     grid: Flag = False
     """Also write all pictures in one, grid.png."""
     gif: Flag = False
@@ -205,7 +220,7 @@ class Sample(Command):
         choices = given(
             self, steps="steps", solver="solver", guidance="guidance", grid="levels", threshold="threshold"
         )
-        config = models.choose(models.drawing(model)[1], choices)
+        config, guide = models.choose(models.drawing(model)[1], choices), guided(self, model)
         open_folder(self.out)
         states: list[list[Tensor]] = [[] for _ in rows]
         begun = time.perf_counter()
@@ -219,10 +234,12 @@ class Sample(Command):
 
             flat = len(model.facts.shape) == 1  # points, and not pictures
             batch = 4096 if flat else 64
-            drawn = models.samples(model, prompts, self.label, self.n, self.seed, batch, watch, **choices)
+            drawn = models.samples(
+                model, prompts, self.label, self.n, self.seed, batch, watch, guide, **choices
+            )
         facts = {
             "model": str(model.path),
-            "sampling": {**asdict(config), "seed": self.seed},
+            "sampling": {**asdict(config), "seed": self.seed, **(guide.facts if guide else {})},
             "seconds": round(time.perf_counter() - begun, 3),
         }
         if flat:
@@ -254,10 +271,11 @@ class Sample(Command):
         files = []
         for k, (picture, name) in enumerate(zip(pictures, names, strict=True)):
             path = self.out / (f"{k:04}_{name}.png" if name else f"{k:04}.png")
-            files.append({"file": write(path, png(picture)), **({"content": name} if name else {})})
+            payloads = {"file": (path, png(picture))}
             if self.gif:
-                frames = [*map(to_bytes, states[k]), picture]
-                files[-1]["gif"] = write(path.with_suffix(".gif"), gif(frames))
+                film = gif([*map(to_bytes, states[k]), picture])
+                payloads["gif"] = (path.with_suffix(".gif"), film)
+            files.append({**write_all(payloads), **({"content": name} if name else {})})
         facts: dict[str, Any] = {"pictures": files}
         if self.grid:
             facts["grid"] = write(
@@ -319,11 +337,15 @@ class Evaluate(Command):
     steps: int | None = None
     """Evaluations of the model a picture. This and the next three are the model's own by default."""
     solver: str | None = None
-    """Solver: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
+    """Solver, with its arguments if need be: dpmpp_2m, ddim(eta=0.5), heun; a wrong name lists them all."""
     guidance: float | None = None
     """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
     levels: str | None = None
     """Schedule that places the noise levels: cosine, karras, discrete(linear), ..."""
+    classifier: str | None = None
+    """A classifier of noisy pictures that guides to the labels, too; with --guidance 0, alone."""
+    classifier_scale: float | None = None
+    """Scale of the classifier's guidance, 1 by default: 1 is Bayes' rule, above it sharpens."""
     record: Flag = False
     """Write the figures into the model's file, too."""
 
@@ -334,17 +356,87 @@ class Evaluate(Command):
         plan = evaluation.Plan(self.n, self.n_unseen, self.n_frechet, self.seed)
         choices = given(self, steps="steps", solver="solver", guidance="guidance", grid="levels")
         model, reader, total = models.load(self.model), None, 0
+        guide = guided(self, model)
         if isinstance(model.net, Denoiser):
             reader = models.load(self.reader)
             total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
         with progress(total) as watch:
-            figures = evaluation.evaluate(model, reader, plan, watch, **choices)
+            figures = evaluation.evaluate(model, reader, plan, watch, guide, **choices)
         if self.record:
             evaluation.record(model, figures)
         return {"model": str(model.path), **figures}
 
     def show(self, facts: dict[str, Any]) -> None:
         show_figures(facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nll(Command):
+    """Measure how likely a trained model holds images to be: bits/dim, beside those of PNG and WebP."""
+
+    model: str = "numbers"
+    """A diffusion model of 8-bit images: one that comes with phin, the folder of a run, or a file."""
+    data: str | None = None
+    """Images: mnist, folder:PATH, ...; the model's own by default."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which of them."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """How many (of numbers: cells); by default 1000, or all if there are fewer."""
+    method: Literal["chain", "discrete", "continuous", "ode"] | None = None
+    """DDPM's bound, VDM's of T steps or in continuous time, or the ODE; by default the first for a model of a
+    chain, else the third."""
+    steps: int | None = None
+    """T of chain and discrete: 1000, or a discrete schedule's own."""
+    levels: str | None = None
+    """Schedule of the levels, such as cosine(log_snr_max=13); its ends matter. The model's own by default."""
+    decoder: str | None = None
+    """From the cleanest level to 8 bits: categorical (VDM's) or discretized_gaussian(1) (DDPM's)."""
+    frac: float = 0.0
+    """Reverse variance of a chain, from 0, small, to 1, large, if the model did not learn it."""
+    times: int | None = None
+    """Estimates an image: 8 stratified times of a bound, or 1 dequantization for the ODE, by default."""
+    dequantize: Literal["uniform"] = "uniform"
+    """How the ODE, which has a density, is given 8-bit images: with uniform noise, a step of theirs wide."""
+    probes: int = 1
+    """Probes of the trace, for the ODE."""
+    rtol: float = 1e-5
+    """Tolerance of the ODE."""
+    condition: Literal["data", "none"] | None = None
+    """Measure every image given its label or text, or without; by default as the model was trained."""
+    seed: int = 0
+    """Of the choice of images, and of all that is random."""
+    record: Flag = False
+    """Write the figures into the model's file, too."""
+
+    def run(self) -> dict[str, Any]:
+        from phin import models, nll
+
+        model = models.load(self.model)
+        options = given(
+            self, steps="steps", times="times", frac="frac", probes="probes", rtol="rtol", seed="seed"
+        )
+        with bar(self.n or 1000, "measuring") as advance:
+            facts = nll.nll(
+                model,
+                self.method,
+                self.data,
+                self.split,
+                self.n,
+                self.condition,
+                self.levels,
+                self.decoder,
+                watch=advance,
+                **options,
+            )
+        if self.record:
+            nll.record(model, facts)
+        return {"model": str(model.path), **facts}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        from phin.nll import rows, summary
+
+        show_table(rows(facts))
+        print(f"\n{summary(facts)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +472,221 @@ class Export(Command):
 
     def show(self, facts: dict[str, Any]) -> None:
         print(f"{facts['file']}  ({facts['bytes'] / 1e6:.1f} MB)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Check the laws of diffusion, each measured in two ways on data that are known exactly."""
+
+    only: str = ""
+    """Only the laws with this text in their name, equation, paper or chapter."""
+    out: Path | None = None
+    """An HTML file to write: the laws, and plots that explain them."""
+
+    def run(self) -> dict[str, Any]:
+        from phin.verify import page, run
+
+        laws = run.chosen(self.only)
+        with bar(len(laws), "measuring") as advance:
+            findings, seconds = run.check(laws, lambda: advance(1))
+        facts = run.facts(findings, seconds)
+        if self.out is not None:
+            facts["report"] = write(self.out, page.report_page(findings, seconds).encode())
+        return facts
+
+    def show(self, facts: dict[str, Any]) -> None:
+        from rich.console import Console
+
+        from phin.verify.page import rich_table
+
+        console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+        console.print(rich_table(facts["laws"]))
+        cases = sum(law["cases"] for law in facts["laws"])
+        fail = f"[bold red]{facts['failed']} fail" if facts["failed"] else "none fails"
+        console.print(f"\n{facts['held']} laws hold, {fail}; {cases:,} cases in {facts['seconds']:.0f} s")
+        if "report" in facts:
+            print(f"The report is {facts['report']}")
+
+    def code(self, facts: dict[str, Any]) -> int:
+        return 1 if facts["failed"] else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Command):
+    """What all edits of pictures have in common."""
+
+    model: str = "numbers"
+    """A model that comes with phin, the folder of a run, or a .safetensors file."""
+    prompt: tuple[str, ...] | None = None
+    """The numbers that the pictures show, one for all or one for each; by default the model is not told."""
+    label: tuple[int, ...] | None = None
+    """The classes that they show, of a model of labelled pictures, in the same way."""
+    out: Path = Path("edits")
+    """Folder of the files; made if need be."""
+    seed: int = 0
+    """The same seed gives the same pictures."""
+    steps: int = 50
+    """Levels of the ladder."""
+    solver: str | None = None
+    """Solver: dpmpp_2m, ddim(eta=0.5), ... This and the next two are the model's own by default."""
+    guidance: float | None = None
+    """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+    levels: str | None = None
+    """Schedule that places the noise levels: cosine, karras, discrete(linear), ..."""
+    threshold: str | None = None
+    """What keeps predictions in the range of the data: clip, dynamic or none."""
+
+    def editor(self, *images: Path) -> "Editor":
+        """The model, made ready for these pictures."""
+        from phin import models
+        from phin.edits import Editor
+
+        choices = given(
+            self, steps="steps", solver="solver", guidance="guidance", grid="levels", threshold="threshold"
+        )
+        return Editor(models.load(self.model), images, self.prompt, self.label, **choices)
+
+    def write(
+        self, editor: "Editor", given: "Sequence[Tensor]", edited: "Sequence[Tensor]", **more: Any
+    ) -> dict[str, Any]:
+        """Writes the edited pictures, and grid.png, in which those that were given stand before them."""
+        from phin.pictures import png, tile, to_bytes
+        from phin.training.checkpoint import open_folder
+
+        open_folder(self.out)
+        pictures = [to_bytes(x) for x in edited]
+        files = [write(self.out / f"{k:04}.png", png(picture)) for k, picture in enumerate(pictures)]
+        height, width, *_ = pictures[0].shape
+        sheet = tile([*map(to_bytes, given), *pictures], max(1, round(10 * height / width)))
+        return {
+            "model": self.model,
+            "sampling": {**asdict(editor.config), "seed": self.seed},
+            **more,
+            "pictures": files,
+            "grid": write(self.out / "grid.png", png(sheet)),
+        }
+
+    def show(self, facts: dict[str, Any]) -> None:
+        for file in [*facts["pictures"], facts["grid"]]:
+            print(file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditVary(Edit):
+    """Draw variations of a picture: diffuse it to a level, and denoise it again (SDEdit)."""
+
+    image: Path
+    """The picture."""
+    strength: float = 0.5
+    """How far it is diffused: the share of the ladder that is walked back. At 1 nothing of it is left."""
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8
+    """How many."""
+
+    def run(self) -> dict[str, Any]:
+        check_strength(self.strength)
+        editor = self.editor(self.image)
+        with progress(self.n * max(1, round(self.strength * self.steps))) as watch:
+            varied = editor.vary(self.strength, self.n, self.seed, watch)
+        return self.write(editor, editor.pictures, list(varied), strength=self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditInpaint(Edit):
+    """Paint a part of a picture anew, to fit what is kept (RePaint)."""
+
+    image: Path
+    """The picture."""
+    mask: Path | None = None
+    """A picture of the same size: white where it is to be painted anew, black where it is kept."""
+    keep: Literal["left", "right", "top", "bottom"] | None = None
+    """Keep this half, in place of a mask."""
+    resamplings: int = 5
+    """How often each stretch of the ladder is walked, that what is painted may fit what is kept."""
+    jump: int = 5
+    """Steps in a stretch."""
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
+    """How many."""
+    steps: int = 30
+    """Levels of the ladder."""
+    solver: str | None = "ddpm"
+    """Solver; one that draws noise, such as ddpm, paints best."""
+
+    def run(self) -> dict[str, Any]:
+        from phin.edits import half, mask
+
+        if (self.mask is None) == (self.keep is None):
+            raise PhinError("say what to keep by one of the two, --keep left or --mask FILE")
+        editor = self.editor(self.image)
+        _, height, width = editor.pictures[0].shape
+        if self.mask is not None:
+            known = mask(self.mask, height, width)
+        else:
+            known = half(str(self.keep), height, width)
+        with progress(self.n * (1 + self.resamplings * (self.steps - 1))) as watch:
+            painted = editor.inpaint(known, self.resamplings, self.jump, self.n, self.seed, watch)
+        picture = editor.pictures[0]
+        return self.write(editor, [picture, picture.where(known, picture.new_zeros(()))], list(painted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditInterpolate(Edit):
+    """Go from one picture to another, through their latents (DDIM) or their diffused states (DDPM)."""
+
+    image: tuple[Path, Path]
+    """The two pictures."""
+    strength: float | None = None
+    """Diffuse both so far, the share of the ladder, and mix them; by default their latents are mixed."""
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 9
+    """How many pictures, the two ends included."""
+    rtol: float | None = 1e-4
+    """Tolerance of the ODE between pictures and latents; None takes the solver's own steps."""
+    guidance: float | None = 1.0
+    """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+
+    def run(self) -> dict[str, Any]:
+        if self.strength is not None:
+            check_strength(self.strength)
+        editor = self.editor(*self.image)
+        if self.strength is not None:
+            between = editor.mix(self.n, self.strength, self.seed)
+        else:
+            between = editor.slerp(self.n, self.rtol)
+        return self.write(editor, [], list(between), strength=self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditReconstruct(Edit):
+    """Encode pictures into latents and decode them: how much of them the model's own map preserves."""
+
+    image: tuple[Path, ...]
+    """The pictures."""
+    rtol: float | None = EditInterpolate.rtol
+    """Tolerance of the ODE between pictures and latents; None takes the solver's own steps."""
+    guidance: float | None = EditInterpolate.guidance
+    """Guidance scale: 0 is unconditional, 1 plain conditional, above it sharpens."""
+
+    def run(self) -> dict[str, Any]:
+        import torch
+
+        editor = self.editor(*self.image)
+        latents = editor.encode(self.rtol)
+        decoded = editor.decode(latents, range(len(latents)), self.rtol)
+        off = 127.5 * (decoded - torch.stack(editor.pictures))
+        rms = off.flatten(1).square().mean(1).sqrt()
+        error = {"rms": [round(value, 3) for value in rms.tolist()], "of": 255}
+        return self.write(editor, [*editor.pictures, *latents / 2], list(decoded), error=error)
+
+    def show(self, facts: dict[str, Any]) -> None:
+        super().show(facts)
+        print(
+            f"off by {', '.join(f'{value:g}' for value in facts['error']['rms'])} of 255 (root mean square)"
+        )
+
+
+def check_strength(strength: float) -> None:
+    """Raises a PhinError unless it is above 0 and at most 1."""
+    if not 0 < strength <= 1:
+        raise PhinError(f"strength = {strength}: give a share of the ladder above 0, up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,7 +749,13 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
+    "nll": Nll,
     "export": Export,
+    "edit vary": EditVary,
+    "edit inpaint": EditInpaint,
+    "edit interpolate": EditInterpolate,
+    "edit reconstruct": EditReconstruct,
+    "verify": Verify,
     "data list": DataList,
     "data get": DataGet,
     "recipes": Recipes,
@@ -450,13 +763,32 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
+    """Runs a command.
+
+    Exit codes: 0, 1 if a law does not hold, 2 after a mistake that the user can mend, 130 after an
+    interruption, 141 where nobody reads on, as in `phin recipes | head -1`.
+    """
     if argv is None:  # in a process of its own, which ends with it
         argv = sys.argv[1:]
         gc.set_threshold(100_000)  # imports make objects by the hundred thousand, and no garbage
         atexit.register(gc.freeze)  # nor is it worth half a second to look for some at the end
         threading.excepthook = in_thread
         warnings.formatwarning = lambda message, *_, **__: f"phin: warning: {message}\n"
+    try:
+        code = answer(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141
+
+
+def answer(argv: Sequence[str]) -> int:
+    """Runs a command and prints what came of it; its exit code.
+
+    Raises:
+        BrokenPipeError: Nobody reads what is printed.
+    """
     again = Command.again
     try:
         if (command := read(argv)) is None:
@@ -468,9 +800,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(facts))
         else:
             command.show(facts)
-        return 0
+        return command.code(facts)
     except PhinError as error:
         code, text = 2, str(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code, text = 2, f"{where}{error.strerror or error}; mend that and {again}"
@@ -538,6 +872,8 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, default: T | None = Non
         PhinError: An option that there is not, or a value it cannot have.
         SystemExit: Help was asked for, and printed.
     """
+    if "--out=" in argv or ("--out", "") in pairwise(argv):
+        raise PhinError("--out is empty; name a place, or write . for this folder")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -553,10 +889,21 @@ def unboxed(box: str) -> str:
     """The one line that matters of the box that tyro draws around an error."""
     _, *lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]  # less the title
     parts = [list(part) for rule, part in groupby(lines, lambda line: not line.strip("─-")) if not rule]
-    message = " ".join(parts[0]).removesuffix(".")
+    message = unparsed(" ".join(parts[0]).removesuffix("."))
     if len(parts) > 2 and parts[1][0] == "Perhaps you meant:":
         message += f"; is it {parts[1][1].split()[0]}?"
     return message
+
+
+def unparsed(message: str) -> str:
+    """What tyro says of a value: of an option's, what it is to be; of a configuration, what that said."""
+    found = re.fullmatch(r"Error parsing (-\S+): (.*?)\[?('.*')\]?(?: into .*)?", message)
+    if found is None:
+        return re.sub(r"^Error parsing ([A-Z]\w*: )?", "", message)
+    option, reason, value = found.groups()
+    kinds = {"INT": "a whole number", "int()": "a whole number", "FLOAT": "a number", "float": "a number"}
+    kind = next((kind for word, kind in kinds.items() if word in reason), None)
+    return f"{option} takes {kind}, not {value}" if kind else f"{option} cannot be {value}"
 
 
 def show_figures(figures: dict[str, Any]) -> None:
@@ -576,7 +923,10 @@ def show_table(lines: Sequence[Sequence[str]]) -> None:
     table = Table(*lines[0], box=None, pad_edge=False)
     for line in lines[1:]:
         table.add_row(*line)
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    with console.capture() as shown:  # rich would end the process if nobody reads it
+        console.print(table)
+    print(shown.get(), end="")
 
 
 @contextlib.contextmanager
@@ -592,30 +942,55 @@ def messages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator["Watch"]:
-    """Yields a watch with a bar on standard error, if that is a terminal; `total` states fill it."""
+def bar(total: int, doing: str) -> Iterator[Callable[[int], None]]:
+    """Yields what advances a bar on standard error, if that is a terminal; `total` in all fill it."""
     if not sys.stderr.isatty():
-        yield lambda batch, z, level: None
+        yield lambda n: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task("drawing", total=total)
+    shown = Progress(console=Console(stderr=True), transient=True)
+    task = shown.add_task(doing, total=total)
 
-    def watch(batch: Sequence[int], z: "Tensor", level: Any) -> None:
-        bar.start()  # not earlier: a training before it has a bar of its own
-        bar.advance(task, len(batch))
+    def advance(n: int) -> None:
+        shown.start()  # not earlier: a training before it has a bar of its own
+        shown.advance(task, n)
 
     try:
-        yield watch
+        yield advance
     finally:
-        bar.stop()
+        shown.stop()
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator["Watch"]:
+    """Yields a watch with a bar; `total` states fill it."""
+    with bar(total, "drawing") as advance:
+        yield lambda batch, z, level: advance(len(batch))
 
 
 def given(command: Command, **names: str) -> dict[str, Any]:
     """Those of the command's options that were given: keyword by keyword, from the field that it names."""
     return {name: value for name, field in names.items() if (value := getattr(command, field)) is not None}
+
+
+def guided(command: Sample | Evaluate, model: "Model") -> "Guide | None":
+    """The classifier's guidance that was asked for, if any.
+
+    Raises:
+        PhinError: The classifier cannot be had or does not fit the model; or there is but its scale.
+    """
+    from phin import models
+
+    if command.classifier is None:
+        if command.classifier_scale is not None:
+            raise PhinError(
+                f"--classifier-scale {command.classifier_scale:g} is of no classifier; give one, too"
+            )
+        return None
+    scale = 1.0 if command.classifier_scale is None else command.classifier_scale
+    return models.guide(model, models.load(command.classifier), scale)
 
 
 def write(path: Path, payload: bytes) -> str:
@@ -624,11 +999,21 @@ def write(path: Path, payload: bytes) -> str:
     Raises:
         PhinError: It cannot be written.
     """
+    return write_all({"file": (path, payload)})["file"]
+
+
+def write_all(payloads: Mapping[str, tuple[Path, bytes]]) -> dict[str, str]:
+    """Writes files that belong together, all of them or none; their paths, by the same names.
+
+    Raises:
+        PhinError: One cannot be written.
+    """
     from phin.training.checkpoint import atomic
 
-    with atomic(path) as temporary:
-        temporary.write_bytes(payload)
-    return str(path)
+    with contextlib.ExitStack() as whole:
+        for path, payload in payloads.values():
+            whole.enter_context(atomic(path)).write_bytes(payload)
+    return {name: str(path) for name, (path, _) in payloads.items()}
 
 
 if __name__ == "__main__":

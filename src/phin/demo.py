@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from phin.recipes import DiffusionRecipe, train
 from phin.training.checkpoint import atomic, open_folder, write_json
 from phin.training.log import LEVELS
 from phin.training.run import Result, peak_memory
+
+log = logging.getLogger(__name__)
 
 PROMPTS = ("7", "42", "2026", "40213")
 
@@ -74,6 +77,7 @@ def _measured(model: Model, reader: Model, plan: Plan, path: Path, watch: Watch 
             noted = {}
         if noted.get("of") == of:
             return noted
+    log.info("measuring: %d pictures are drawn and read", plan.n + plan.n_unseen)
     figures = evaluate(model, reader, plan, watch)
     measured = {"of": of, "figures": figures, "peak_memory": peak_memory(), "machine": _machine()}
     write_json(path, measured)

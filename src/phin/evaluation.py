@@ -2,7 +2,8 @@
 
 A generator of digits (of numbers, or of MNIST by label) is asked for random strings, and a classifier reads
 its pictures and real evaluation pictures of the same strings. The Frechet distance of their cells guards
-against accuracy that is bought with diversity. A classifier is measured on the test split.
+against accuracy that is bought with diversity. A classifier is measured on the test split; one of noisy
+pictures, at several levels.
 """
 
 import time
@@ -18,9 +19,10 @@ from phin import data as datasets
 from phin import models
 from phin.data.numbers import SIDE, Numbers, held_out, random_strings
 from phin.errors import PhinError
-from phin.metrics import reading
+from phin.metrics import noisy, reading
 from phin.models import Model, Watch
-from phin.nets.classifier import Classifier
+from phin.nets.classifier import Classifier, NoisyClassifier
+from phin.sampling import Guide
 from phin.training.checkpoint import read_weights, save_weights
 
 
@@ -53,6 +55,7 @@ def evaluate(
     reader: Model | None = None,
     plan: Plan = Plan(),
     watch: Watch | None = None,
+    guide: Guide | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """The figures of a model, JSON-able.
@@ -62,6 +65,7 @@ def evaluate(
         reader: What reads the pictures of a diffusion model; by default the one that comes with phin.
         plan: On how much.
         watch: Sees every state of every batch that is sampled.
+        guide: As of `samples`.
         choices: As of `samples`: steps, solver, guidance, grid, threshold.
 
     Raises:
@@ -70,16 +74,20 @@ def evaluate(
     data = datasets.load(model.recipe.data)
     if isinstance(model.net, Classifier):
         return _classifier(model.net, data)
+    if isinstance(model.net, NoisyClassifier):
+        return _noisy_classifier(model.net, data)
     sampling = models.choose(models.drawing(model)[1], choices)
     reader = reader or models.load("mnist-classifier")
     read = reader.net
     if not isinstance(read, Classifier):
-        raise PhinError(f"{reader.path} is no classifier and cannot read; give one, such as mnist-classifier")
+        raise PhinError(
+            f"{reader.path} is no classifier of clean pictures; give one, such as mnist-classifier"
+        )
 
     def ask(n: int, unseen: bool | None) -> tuple[Questions, list[Tensor], float]:
         questions = _questions(model, data, n, plan.seed, unseen)
         begun = time.perf_counter()
-        drawn = models.samples(model, **questions.wanted, seed=plan.seed, watch=watch, **choices)
+        drawn = models.samples(model, **questions.wanted, seed=plan.seed, watch=watch, guide=guide, **choices)
         return questions, drawn, time.perf_counter() - begun
 
     def judge(questions: Questions, drawn: Sequence[Tensor], n: int) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def evaluate(
         "frechet_cells": some["cells"],
         "pictures_per_second": plan.n / seconds,
         "cells_per_second": cells[-1] / seconds,
-        "sampling": {**asdict(sampling), "seed": plan.seed},
+        "sampling": {**asdict(sampling), "seed": plan.seed, **(guide.facts if guide else {})},
         "reader": reader.metadata["name"],
     }
 
@@ -149,8 +157,17 @@ def _classifier(net: Classifier, data: datasets.Data) -> dict[str, Any]:
         int((net(part).argmax(1) == labels).sum())
         for part, labels in zip(x.split(512), cond["label"].split(512), strict=True)
     )
-    rate = reading.Rate(right, len(x))
-    return {"test": {"right": right, "n": rate.n, "rate": rate.value, "error": rate.error}}
+    return {"test": _counted(reading.Rate(right, len(x)))}
+
+
+def _noisy_classifier(net: NoisyClassifier, data: datasets.Data) -> dict[str, Any]:
+    x, cond, _ = data.split("test")
+    rates = noisy.rates(net, x, cond["label"])
+    return {"test_by_log_snr": [{"log_snr": log_snr, **_counted(rate)} for log_snr, rate in rates.items()]}
+
+
+def _counted(rate: reading.Rate) -> dict[str, Any]:
+    return {"right": rate.right, "n": rate.n, "rate": rate.value, "error": rate.error}
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:
@@ -175,6 +192,9 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
                     f"{found['n']:,}",
                 ]
             )
+    for found in figures.get("test_by_log_snr", ()):
+        title = f"test pictures at log-SNR {found['log_snr']:g} read right"
+        lines.append([title, _percent(found["rate"], found["error"]), "", "", f"{found['n']:,}"])
     if "frechet" in figures:
         made, floor = (f"{d['value']:.3f} ± {d['error']:.3f}" for d in (figures["frechet"], figures["floor"]))
         ratio = figures["frechet_over_floor"]

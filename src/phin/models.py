@@ -1,10 +1,12 @@
 """Trained models: loaded by name, from a run's folder or from a file."""
 
-from collections.abc import Callable, Sequence
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -14,10 +16,10 @@ from phin.data.numbers import tokens
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
 from phin.errors import PhinError
-from phin.nets.classifier import Classifier
+from phin.nets.classifier import Classifier, NoisyClassifier
 from phin.pictures import to_bytes
 from phin.recipes import DiffusionRecipe, Facts, Recipe, restore
-from phin.sampling import SampleConfig, draw
+from phin.sampling import Guide, SampleConfig, draw
 from phin.training.checkpoint import load_weights, read_weights
 
 
@@ -25,7 +27,7 @@ from phin.training.checkpoint import load_weights, read_weights
 class Model:
     """A trained model and what is known of it."""
 
-    net: Denoiser | Classifier
+    net: Denoiser | Classifier | NoisyClassifier
     """In evaluation mode."""
     recipe: Recipe
     facts: Facts
@@ -87,11 +89,12 @@ def _find(source: str | Path) -> Path:
 def samples(
     model: Model,
     prompts: Sequence[str] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Iterable[SupportsIndex] | None = None,
     n: int | None = None,
     seed: int = 0,
     batch: int = 64,
     watch: Watch | None = None,
+    guide: Guide | None = None,
     **choices: Any,
 ) -> list[Tensor]:
     """Samples in the range of the data, each (C, *sides), in the order asked for.
@@ -105,6 +108,7 @@ def samples(
         seed: Sample k has the same noise under the same seed, whatever the batch.
         batch: Cells or pictures at once.
         watch: Sees every state of every batch.
+        guide: A classifier that guides to the labels, from `guide`; `guidance=0` makes it the only guidance.
         choices: Fields of `SampleConfig` that replace the model's own, such as steps, solver and guidance.
 
     Raises:
@@ -122,7 +126,7 @@ def samples(
         for part in (alike[i : i + size] for i in range(0, len(alike), size)):
             cond = torch.stack([rows[k] for k in part])
             given = {"text": {"text": cond}, "label": {"label": cond[:, 0]}, "": {}}[kind]
-            x = draw(denoiser, config, sides, given, seed, part, watch and partial(watch, part))
+            x = draw(denoiser, config, sides, given, seed, part, watch and partial(watch, part), guide)
             done.update(zip(part, x.cpu(), strict=True))
     return [done[k] for k in range(len(done))]
 
@@ -159,8 +163,48 @@ def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
     return model.net, model.recipe.sample
 
 
+def guide(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
+    """Guidance of a model of labelled data by a classifier of noisy data, for `samples`.
+
+    Args:
+        model: A diffusion model of labelled data.
+        classifier: A noisy classifier of the same data.
+        scale: 0 is none, 1 is Bayes' rule, above it sharpens; it adds to that of classifier-free guidance.
+
+    Raises:
+        PhinError: Models of other kinds, or that do not fit each other; a scale that is not finite.
+    """
+    drawing(model)
+    if not isinstance(classifier.net, NoisyClassifier):
+        raise PhinError(
+            f"{classifier.path} is no classifier of noisy pictures and cannot guide; "
+            "give one, such as a run of `phin train mnist-noisy-classifier`"
+        )
+    if not model.facts.classes:
+        raise PhinError(
+            f"{model.path} has no labels to guide to: it was trained on {model.recipe.data}; "
+            "leave the classifier out, or give a model of labelled data"
+        )
+    known, drawn = (
+        (facts.shape, facts.classes, facts.class_names) for facts in (classifier.facts, model.facts)
+    )
+    if known != drawn:
+        raise PhinError(
+            f"{classifier.path} was trained on {_titled(classifier)} and does not fit {model.path}, "
+            f"which draws {_titled(model)}; train a noisy classifier with --data {model.recipe.data}"
+        )
+    if not math.isfinite(scale):
+        raise PhinError(f"classifier scale = {scale}: give a finite number, such as 1")
+    return Guide(classifier.net, scale, str(classifier.path))
+
+
+def _titled(model: Model) -> str:
+    shape = " x ".join(map(str, model.facts.shape))
+    return f"{model.recipe.data} ({model.facts.classes} classes, {shape})"
+
+
 def conditions(
-    model: Model, prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int | None
+    model: Model, prompts: Sequence[str] | None, labels: Iterable[SupportsIndex] | None, n: int | None
 ) -> tuple[str, list[Tensor]]:
     """What is to be drawn: the condition's name ("text", "label" or "") and its value (L,) for each sample.
 
@@ -172,20 +216,35 @@ def conditions(
     facts = model.facts
     for name, given, known in (("prompts", prompts, facts.vocabulary), ("labels", labels, facts.classes)):
         if given is not None and not known:
-            raise PhinError(f"{model.path} takes no {name}: it was trained on {model.recipe.data}")
+            instead = "prompts" if facts.vocabulary else "labels" if facts.classes else None
+            raise PhinError(
+                f"a model of {model.recipe.data} takes no {name}"
+                + (f": give it {instead} (--{instead[:-1]})" if instead else "")
+            )
     if n is not None and n < 1:
         raise PhinError(f"n = {n}: at least 1 sample must be asked for")
     if facts.vocabulary:
         if not prompts:
             raise PhinError("nothing to draw: give prompts, numbers of one to five digits such as 40213")
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise PhinError(f"prompts are a list of texts, not {prompts!r}: give one such as ['40213']")
         return "text", [row for row in map(tokens, prompts) for _ in range(n or 1)]
     if not facts.classes:
         return "", list(torch.zeros(n or 1, 1))
-    for label in labels or ():
-        if not -1 <= label < facts.classes:
-            raise PhinError(f"there is no label {label}: labels are 0 to {facts.classes - 1}, or -1 for any")
-    if labels:
-        every = [label for label in labels for _ in range(n or 1)]
-    else:
+    if labels is None:
         every = [k % facts.classes for k in range(n or facts.classes)]
+    else:
+        every = [_label(label, facts.classes) for label in labels for _ in range(n or 1)]
+    if not every:
+        raise PhinError("nothing to draw: give labels, or leave them out to have each in turn")
     return "label", list(torch.tensor(every)[:, None])
+
+
+def _label(label: SupportsIndex, classes: int) -> int:
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise PhinError(f"the label {label!r} is no whole number") from None
+    if not -1 <= number < classes:
+        raise PhinError(f"there is no label {number}: labels are 0 to {classes - 1}, or -1 for any")
+    return number

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from phin.diffusion.denoiser import Denoise, Denoiser
-from phin.diffusion.guidance import classifier_free, clip, dynamic_threshold
+from phin.diffusion.guidance import classifier, classifier_free, clip, dynamic_threshold
 from phin.diffusion.level import SCALINGS, Level
 from phin.diffusion.noise import seeded
 from phin.diffusion.schedules import SCHEDULES
 from phin.diffusion.solvers import SOLVERS, Watch, prior
 from phin.diffusion.solvers import sample as walk
 from phin.errors import PhinError
+from phin.nets.classifier import NoisyClassifier
 from phin.nets.precision import autocast
 from phin.registry import build
 
@@ -23,9 +25,9 @@ class SampleConfig:
     """How to sample."""
 
     solver: str = "dpmpp_2m"
-    """Solver, with its arguments if need be: dpmpp_2m, ddim, ddim(eta=0.5), ddpm, ddpm_large, euler, heun."""
+    """Solver, with its arguments if need be: dpmpp_2m, ddim(eta=0.5), heun; a wrong name lists them all."""
     steps: int = 10
-    """Denoiser evaluations a picture, the last one included (heun makes two a step)."""
+    """Noise levels: with most solvers the denoiser evaluations a picture, the last one included."""
     guidance: float = 1.5
     """null + guidance (cond - null): 0 is unconditional, 1 plain conditional; others cost two calls."""
     grid: str = "cosine(log_snr_max=8, log_snr_min=-9)"
@@ -36,8 +38,8 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise PhinError(f"steps = {self.steps}: at least 1 is needed")
-        if not abs(self.guidance) < float("inf"):
-            raise PhinError(f"guidance = {self.guidance}: give a finite number, such as 1.5")
+        if not abs(self.guidance) <= 1000:  # beyond, pictures are nothing but what it does to rounding
+            raise PhinError(f"guidance = {self.guidance}: give a number from -1000 to 1000, such as 1.5")
         build(self.solver, SOLVERS, "solver")
         self.levels()
         if self.threshold not in THRESHOLDS:
@@ -60,13 +62,33 @@ class SampleConfig:
 THRESHOLDS = {"clip": clip, "dynamic": dynamic_threshold, "none": lambda denoise: denoise}
 
 
-def guided(denoiser: Denoiser, cond: dict[str, Tensor], config: SampleConfig) -> Denoise:
+@dataclass(frozen=True)
+class Guide:
+    """A classifier that guides, beside or in place of classifier-free guidance."""
+
+    classifier: NoisyClassifier
+    scale: float = 1.0
+    """x̂ + scale (sigma² / alpha) ∇ log p(label | z): 0 is nothing, 1 is Bayes' rule."""
+    source: str = ""
+    """Where the classifier is from."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is to be noted of it."""
+        return {"classifier": self.source, "classifier_scale": self.scale}
+
+
+def guided(
+    denoiser: Denoiser, cond: dict[str, Tensor], config: SampleConfig, guide: Guide | None = None
+) -> Denoise:
     """The denoiser under a condition, guided and kept in range as the configuration says."""
-    given = denoiser.given(**cond)
+    denoise: Denoise = denoiser.given(**cond)
     if cond:
         null = denoiser.given(**{name: torch.full_like(value, -1) for name, value in cond.items()})
-        return THRESHOLDS[config.threshold](classifier_free(given, null, config.guidance))
-    return THRESHOLDS[config.threshold](given)
+        denoise = classifier_free(denoise, null, config.guidance)
+    if guide is not None:
+        denoise = classifier(denoise, guide.classifier.given(cond["label"]), guide.scale)
+    return THRESHOLDS[config.threshold](denoise)
 
 
 @torch.no_grad()
@@ -78,6 +100,7 @@ def draw(
     seed: int,
     indices: Iterable[int],
     watch: Watch | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Samples (B, *shape) in the range of the data; sample i has the noise of picture `indices[i]`.
 
@@ -89,6 +112,7 @@ def draw(
         seed: Of the noise.
         indices: The pictures' numbers (B,).
         watch: Sees every state.
+        guide: A classifier of noisy data that guides to the labels of the condition.
     """
     indices = list(indices)
     device = next(denoiser.parameters()).device
@@ -98,4 +122,4 @@ def draw(
     cond = {name: value.to(device) for name, value in cond.items()}
     start = prior(levels.at(0), torch.empty(len(indices), *shape, device=device), noise)
     with autocast(device):
-        return walk(guided(denoiser, cond, config), solver, levels, start, noise, watch)
+        return walk(guided(denoiser, cond, config, guide), solver, levels, start, noise, watch)

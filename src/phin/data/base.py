@@ -67,6 +67,10 @@ class Data(Protocol):
         """How many examples a split has; None where they are made as needed."""
         ...
 
+    def fewest(self, size: int) -> int:
+        """The fewest examples that a training batch of this size has."""
+        ...
+
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """The rows `rows` of the training batch of step `step`: the part of one process."""
         ...
@@ -146,6 +150,10 @@ class Images:
     def count(self, which: Which) -> int | None:
         """How many images a split has."""
         return len(self.splits[which])
+
+    def fewest(self, size: int) -> int:
+        """As many as it is to have."""
+        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Rows of the images step * size .. (step + 1) * size - 1 of the endless shuffled stream."""

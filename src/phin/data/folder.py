@@ -76,19 +76,23 @@ def _is_picture(path: Path) -> bool:
 
 
 def _read_all(files: Sequence[Path]) -> UInt8[np.ndarray, "n channels height width"]:
-    first = _read(files[0])
+    first = read(files[0])
     images = np.empty((len(files), *first.shape), np.uint8)
     for i, file in enumerate(files):
-        image = _read(file)
+        image = read(file)
         if image.shape != first.shape:
-            raise PhinError(
-                f"{file} is {_describe(image)} and {files[0]} is {_describe(first)}; make all images alike"
-            )
+            sizes = describe(image.shape), describe(first.shape)
+            raise PhinError(f"{file} is {sizes[0]} and {files[0]} is {sizes[1]}; make all images alike")
         images[i] = image
     return images
 
 
-def _read(file: Path) -> UInt8[np.ndarray, "channels height width"]:
+def read(file: Path) -> UInt8[np.ndarray, "channels height width"]:
+    """The pixels of a picture's file, grey or RGB.
+
+    Raises:
+        PhinError: It cannot be read, or is of another kind.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -102,6 +106,7 @@ def _read(file: Path) -> UInt8[np.ndarray, "channels height width"]:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _describe(image: UInt8[np.ndarray, "channels height width"]) -> str:
-    channels, height, width = image.shape
+def describe(shape: tuple[int, ...]) -> str:
+    """A picture's size and kind, in words, from its (channels, height, width)."""
+    channels, height, width = shape
     return f"{width} x {height} {'grey' if channels == 1 else 'RGB'}"

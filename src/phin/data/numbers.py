@@ -79,7 +79,13 @@ def random_strings(n: int, seed: int, held_out: bool | None = None) -> list[str]
 def compose(
     digits: UInt8[np.ndarray, "n length 28 28"], shifts: Int[np.ndarray, "n length 2"]
 ) -> UInt8[np.ndarray, "n 1 28 width"]:
-    """Digit i of each picture in cell i, moved down and right by its shift of up to 2 pixels, and clipped."""
+    """Digit i of each picture in cell i, moved down and right by its shift of up to 2 pixels, and clipped.
+
+    Raises:
+        PhinError: A shift of more.
+    """
+    if (np.abs(shifts) > SHIFT).any():
+        raise PhinError(f"a shift of {np.abs(shifts).max()} pixels is too far; give {-SHIFT} to {SHIFT}")
     n, length = digits.shape[:2]
     roomy = np.pad(digits, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)))
     windows = sliding_window_view(roomy, (SIDE, SIDE), axis=(2, 3))
@@ -134,6 +140,10 @@ class Numbers:
 
     def count(self, which: Which) -> int | None:
         """None: as many as are asked for."""
+
+    def fewest(self, size: int) -> int:
+        """Those of a batch of the longest strings."""
+        return size // LONGEST
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Pictures of strings that are not held out; every five steps have each of the lengths 1 to 5 once.

@@ -32,6 +32,10 @@ class Points:
     def count(self, which: Which) -> int | None:
         """None: as many as are asked for."""
 
+    def fewest(self, size: int) -> int:
+        """As many as it is to have."""
+        return size
+
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh points at every step."""
         return self._batch(stream(seed, f"{self.name} train", step), size, rows)

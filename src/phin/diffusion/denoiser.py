@@ -5,6 +5,7 @@ condition is already bound; the exact denoisers of the tests and a trained netwo
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from .level import Level
 from .parameterization import Parameterization
+from .schedules import Schedule
 
 
 class Prediction(NamedTuple):
@@ -43,23 +45,45 @@ class Denoiser(nn.Module):
         learn_var: The second half of the channels is the variance's place, (F + 1) / 2 in [0, 1] (improved
             DDPM, arXiv:2102.09672, eq. 15).
         sigma_data: Standard deviation of the data that the input is scaled for; EDM uses 0.5, all others 1.
+        schedule: The schedule, where it was learned together with the network and belongs to the weights.
+
+    Raises:
+        ValueError: If sigma_data is not positive.
     """
 
     def __init__(
-        self, net: nn.Module, param: Parameterization, learn_var: bool = False, sigma_data: float = 1.0
+        self,
+        net: nn.Module,
+        param: Parameterization,
+        learn_var: bool = False,
+        sigma_data: float = 1.0,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
+        if not 0 < sigma_data < math.inf:
+            raise ValueError(f"sigma_data = {sigma_data} must be positive and finite")
         self.net = net
         self.param = param
         self.learn_var = learn_var
         self.sigma_data = sigma_data
+        self.schedule = schedule
 
     def forward(self, z: Tensor, level: Level, **cond: Any) -> Prediction:
-        """E[x | z] at the level, under the condition."""
-        level = level.view(z.ndim)
+        """E[x | z] at the level, under the condition.
+
+        Raises:
+            ValueError: If the network gives another number of channels than it should.
+        """
+        level = level.over(z)
         variance = level.sigma**2 + (level.alpha * self.sigma_data) ** 2
         log_snr = level.log_snr.to(z).flatten().expand(len(z))
         raw = self.net(z * variance.rsqrt(), log_snr, **cond)
+        channels = z.shape[1] * (1 + self.learn_var)
+        if raw.shape[1] != channels:
+            raise ValueError(
+                f"the network gave {raw.shape[1]} channels in place of {channels}, for z with {z.shape[1]} "
+                f"and learn_var = {self.learn_var}"
+            )
         frac = None
         if self.learn_var:
             raw, frac = raw.chunk(2, dim=1)
@@ -94,16 +118,32 @@ class Given:
     def __call__(self, z: Tensor, level: Level) -> Prediction:
         return self.denoiser(z, level, **self.cond)
 
-    def fits(self, other: "Given") -> bool:
-        """Whether `beside` can serve both: one denoiser, conditions of the same names."""
-        return self.denoiser is other.denoiser and self.cond.keys() == other.cond.keys()
+    def rows(self, rows: Tensor) -> "Given":
+        """The same for some rows of the batch (n,): those of each condition."""
+        return Given(self.denoiser, {name: value[rows] for name, value in self.cond.items()})
+
+    def fits(self, other: "Given", z: Tensor) -> bool:
+        """Whether `beside` can serve both: one denoiser, conditions of the same names and shapes.
+
+        They have a row for each of z.
+        """
+        return (
+            self.denoiser is other.denoiser
+            and self.cond.keys() == other.cond.keys()
+            and all(
+                isinstance(mine, Tensor)
+                and isinstance(theirs := other.cond[name], Tensor)
+                and mine.shape == theirs.shape
+                and mine.shape[:1] == z.shape[:1]
+                for name, mine in self.cond.items()
+            )
+        )
 
     def beside(self, other: "Given", z: Tensor, level: Level) -> tuple[Prediction, Prediction]:
         """The predictions under both conditions, in one pass over a doubled batch."""
         both = {name: torch.cat([value, other.cond[name]]) for name, value in self.cond.items()}
-        level = (
-            level if level.log_snr.ndim == 0 else level._make(torch.cat([field, field]) for field in level)
-        )
+        if level.log_snr.numel() > 1:
+            level = level._make(torch.cat([field, field]) for field in level)
         x, frac = self.denoiser(torch.cat([z, z]), level, **both)
         fracs = (None, None) if frac is None else frac.chunk(2)
         first, second = x.chunk(2)

@@ -43,6 +43,13 @@ class Level(NamedTuple):
         """The levels with the dtype and on the device of `like`."""
         return self._make(field.to(like) for field in self)
 
+    def over(self, z: Tensor) -> Self:
+        """The levels as factors of z: a batch's are `view`ed and moved `to` z; a single one stays as it is.
+
+        A 0-dimensional tensor promotes no other and may be on the CPU: it keeps its precision.
+        """
+        return self.view(z.ndim).to(z) if self.log_snr.ndim else self
+
     def steps(self) -> Iterator[tuple[Self, Self]]:
         """The transitions (t, s) of a ladder, from noisy to clean: N levels have N - 1."""
         for i in range(len(self.log_snr) - 1):

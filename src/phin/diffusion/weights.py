@@ -9,6 +9,7 @@ So "what is predicted" and "how errors count" are chosen apart. A squared error 
 of v is 1 + e^-log_snr. Which levels are drawn is a third choice, the schedule's.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -40,21 +41,29 @@ def truncated_snr(log_snr: Tensor) -> Tensor:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(1, gamma e^-log_snr): min(SNR, gamma) on x's error (arXiv:2303.09556, section 3.4)."""
+    if not gamma > 0:
+        raise ValueError(f"gamma = {gamma} must be positive")
     return lambda log_snr: (gamma * torch.exp(-log_snr)).clamp(max=1)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """(k + SNR)^-gamma: perception prioritized (arXiv:2204.00227, eq. 8)."""
+    if not (k > 0 and math.isfinite(gamma)):
+        raise ValueError(f"p2 needs a finite gamma and k > 0, not {gamma}, {k}")
     return lambda log_snr: (k + torch.exp(log_snr)) ** -gamma
 
 
 def sigmoid(bias: float = 2.0) -> Weight:
     """A sigmoid of bias - log_snr, for levels uniform in log-SNR (arXiv:2303.00848, section 4.3)."""
+    if not math.isfinite(bias):
+        raise ValueError(f"bias = {bias} must be finite")
     return lambda log_snr: torch.sigmoid(bias - log_snr)
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """1 + e^-log_snr / sigma_data²: the squared error of EDM's network output (arXiv:2206.00364, table 1)."""
+    if not 0 < sigma_data < math.inf:
+        raise ValueError(f"sigma_data = {sigma_data} must be positive and finite")
     return lambda log_snr: 1 + torch.exp(-log_snr) / sigma_data**2
 
 
@@ -64,7 +73,11 @@ def likelihood(schedule: Schedule) -> Weight:
     Half the expected squared error, summed over dimensions, is then the diffusion term of the bound in nats.
 
     It depends on the density that levels are drawn from: pass the schedule that draws them.
+
+    Raises:
+        ValueError: If the schedule has no slope, as a chain.
     """
+    schedule.slope(torch.full((), 0.5))
     return lambda log_snr: -schedule.slope(schedule.inverse(log_snr))
 
 

@@ -36,6 +36,11 @@ def split(picture: Picture) -> UInt8[np.ndarray, "cells 28 28"]:
         if not picture.isfinite().all():
             raise PhinError("a picture has values that are not finite; look for NaN in what made it")
         picture = to_bytes(picture)
+    if picture.ndim != 2 or picture.dtype != np.uint8:
+        raise PhinError(
+            f"an array of shape {picture.shape} and type {picture.dtype} is no picture; give 8-bit arrays "
+            f"({SIDE}, {SIDE} n), or tensors (1, {SIDE}, {SIDE} n)"
+        )
     height, width = picture.shape
     if height != SIDE or width == 0 or width % SIDE:
         raise PhinError(
@@ -62,7 +67,13 @@ def _images(found: list[UInt8[np.ndarray, "28 28"]]) -> Float[Tensor, "batch 1 2
 
 @torch.no_grad()
 def read(reader: Classifier, pictures: Sequence[Picture]) -> list[str]:
-    """The string in each picture, one digit a cell."""
+    """The string in each picture, one digit a cell.
+
+    Raises:
+        PhinError: The reader knows other classes than the ten digits.
+    """
+    if reader.head.out_features != 10:
+        raise PhinError(f"the reader knows {reader.head.out_features} classes; give one of the ten digits")
     device = reader.head.weight.device
     digits = "".join(str(d) for x in cells(pictures) for d in reader(x.to(device)).argmax(1).tolist())
     ends = np.cumsum([picture.shape[-1] // SIDE for picture in pictures])
@@ -74,9 +85,9 @@ def cell_moments(reader: Classifier, pictures: Sequence[Picture], groups: int = 
     """Moments of the cells' features, in groups: every `groups`-th picture, from the first, the second, ...
 
     Raises:
-        PhinError: Fewer pictures than groups.
+        PhinError: Fewer pictures than groups, or no groups.
     """
-    if len(pictures) < groups:
+    if not 0 < groups <= len(pictures):
         raise PhinError(f"{len(pictures)} pictures do not make {groups} groups; give over 1,000")
     device = reader.head.weight.device
 

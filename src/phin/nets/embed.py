@@ -58,7 +58,13 @@ class OptionalEmbedding(nn.Embedding):
         super().__init__(count + 1, width)
 
     def forward(self, input: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
-        return super().forward(input + 1)
+        try:
+            return super().forward(input + 1)
+        except IndexError:
+            raise PhinError(
+                f"the network knows conditions of 0 to {self.num_embeddings - 2}, and -1 for not given; "
+                f"here they are from {int(input.min())} to {int(input.max())}"
+            ) from None
 
 
 class Condition(nn.Module):
@@ -134,6 +140,8 @@ class Reading(nn.Module):
 
     def forward(self, text: Int64[Tensor, "b length"], columns: int) -> Float[Tensor, "b columns width"]:
         batch, length = text.shape
+        if not length:
+            raise PhinError("a text has at least one character; give -1 for a text that is not given")
         p = self.position(length, columns)
         fraction = p / length
         place = self.place(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from phin.errors import PhinError
 from phin.nets.embed import Condition, modulate, zero
 
 
@@ -19,6 +20,11 @@ class MLPConfig:
     depth: int = 4
     """Residual blocks of two layers."""
 
+    def __post_init__(self) -> None:
+        for name in ("width", "depth"):
+            if (value := getattr(self, name)) < 1:
+                raise PhinError(f"{name} = {value}: at least 1 is needed")
+
 
 class MLP(nn.Module):
     """F(z, log_snr, label): `depth` times x + second(silu(first((1 + scale) norm(x) + shift))).
@@ -27,9 +33,12 @@ class MLP(nn.Module):
         config: Size of the network.
         features: Length d of the vectors.
         classes: Number of class labels; 0 for none.
+        outputs: Length of the output; d if not given.
     """
 
-    def __init__(self, config: MLPConfig, features: int, classes: int = 0) -> None:
+    def __init__(
+        self, config: MLPConfig, features: int, classes: int = 0, outputs: int | None = None
+    ) -> None:
         super().__init__()
         width = config.width
         self.condition = Condition(width, classes)
@@ -37,13 +46,13 @@ class MLP(nn.Module):
         self.stem = nn.Linear(features, width)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(config.depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(config.depth))
-        self.head = nn.Linear(width, features)
+        self.head = nn.Linear(width, outputs or features)
         zero(self.second)
         zero(self.head)
 
     def forward(
         self, z: Float[Tensor, "b d"], log_snr: Float[Tensor, "b"], label: Int64[Tensor, "b"] | None = None
-    ) -> Float[Tensor, "b d"]:
+    ) -> Float[Tensor, "b outputs"]:
         """The network's raw output, in float32. A label of -1 is "not given", as is one left out.
 
         Raises:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,23 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # safetensors makes its files private
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else str(error).split("I/O error: ")[-1]
-        )
-        kept = "; the previous file is intact" if path.exists() else ""
-        raise PhinError(
-            f"{path} could not be written: {reason}{kept}; free some space or choose another folder"
-        ) from error
+        if not path.parent.is_dir():
+            reason, mend = f"there is no folder {path.parent}", "make it first"
+        elif path.is_dir():
+            reason, mend = "it is a folder", "choose another name"
+        else:
+            reason = (error.strerror if isinstance(error, OSError) else None) or _reason(error)
+            reason += "; the previous file is intact" if path.exists() else ""
+            mend = "free some space or choose another folder"
+        raise PhinError(f"{path} could not be written: {reason}; {mend}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """What safetensors says of the system's error, without the name of its own temporary file."""
+    return re.sub(r" \(os error \d+\).*", "", str(error).split("I/O error: ")[-1])
 
 
 def _umask() -> int:
@@ -163,7 +169,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, str]]:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             if "phin" not in header or "sha256" not in header:
-                raise PhinError(f"{path} was not written by Phin: its header has no description")
+                raise PhinError(
+                    f"{path} was not written by Phin: its header has no description; give a file that was, "
+                    "such as a run's best.safetensors"
+                )
             yield file, header["phin"], header["sha256"]
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise PhinError(

@@ -17,7 +17,7 @@ class TrainConfig:
     steps: int | None = None
     """Step budget. Exactly one of the two budgets must be given."""
     batch: int = 128
-    """Examples a step, over all processes."""
+    """Examples a step (of `numbers`: cells), over all processes."""
     lr: float = 1e-3
     """Highest learning rate; after the warm-up it falls along a cosine to 0 at the end."""
     muon: bool = True
@@ -56,9 +56,12 @@ class TrainConfig:
         for name in ("minutes", "steps", "batch", "lr", "clip", "log_every", "validate_every"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise PhinError(f"{name} must be positive, not {value}")
-        for name in ("weight_decay", "picture_every", "save_minutes"):
+        for name in ("weight_decay", "picture_every", "save_minutes", "seed"):
             if not (value := getattr(self, name)) >= 0:
                 raise PhinError(f"{name} must not be negative, but is {value}")
+        for name in ("minutes", "lr", "weight_decay"):
+            if getattr(self, name) == math.inf:
+                raise PhinError(f"{name} must be finite, not inf")
         if not 0 <= self.warmup < 1:
             raise PhinError(f"warmup is a share of the budget, from 0 to less than 1, not {self.warmup}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -75,6 +78,7 @@ class TrainConfig:
 # A run may go on with other values of these; with others of anything else it would not be the same run.
 FREE = (
     "command",
+    "recipe.sample",
     "train.minutes",
     "train.steps",
     "train.log_every",

@@ -1,5 +1,7 @@
 """What a person sees of a training run, on standard error: a moving line on a terminal, else plain lines."""
 
+import contextlib
+import os
 from types import TracebackType
 
 from rich.console import Console
@@ -37,6 +39,12 @@ class Display:
         """Prints one line."""
         self._console.print(text, markup=False)
 
+    def interject(self, text: str) -> None:
+        """Prints one line at once, though a signal may have come while the console was printing another."""
+        if not self._console.quiet:
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{text}\n".encode())  # not behind the ^C of a terminal or the moving line
+
     def move(self, state: State, progress: float, facts: dict[str, float]) -> None:
         """Redraws the moving line, ten times a second at the most; `facts` are the last that were logged."""
         if self._line.disable or state.seconds - self._drawn < 0.1:
@@ -44,9 +52,16 @@ class Display:
         self._drawn = state.seconds
         words = [f"step {state.step:,}", f"{_clock(state.seconds * (1 / max(progress, 1e-9) - 1))} left"]
         words += [f"{facts['images_per_second']:,.0f} images/s"] if "images_per_second" in facts else []
-        words += [f"loss {facts['loss']:.4g}"] if "loss" in facts else []
-        words += [f"{name} {value:.4g}" for name, value in list(state.validation.items())[:1]]
-        self._line.update(self._task, completed=progress, description="  ".join(words), refresh=True)
+        words += [f"training loss {facts['loss']:.4g}"] if "loss" in facts else []
+        words += [f"held-out {name} {value:.4g}" for name, value in list(state.validation.items())[:1]]
+        self._line.update(
+            self._task, completed=min(progress, 1.0), description="  ".join(words), refresh=True
+        )
+
+
+def counted(steps: int) -> str:
+    """A number of steps."""
+    return f"{steps:,} step{'' if steps == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

@@ -39,7 +39,7 @@ def power(width: float) -> float:
         raise PhinError(
             f"an EMA of width {width} does not exist: choose one from 0 (none) to {WIDEST:.4f} (plain mean)"
         )
-    if width == 0:
+    if width < 1e-9:  # less than one update of any training
         return math.inf
     # With u = gamma + 2 this is u^3 + u^2 - u / width^2 + 1 / width^2 = 0; its other roots lie below u = 2.
     return max(float(np.roots([1, 1, -(width**-2), width**-2]).real.max()) - 2, 0.0)

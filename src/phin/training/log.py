@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,7 +21,10 @@ LEVELS = ("< -6", "-6..-2", "-2..2", "2..6", "> 6")
 
 
 class Meter:
-    """Sums losses by noise level, and gradient norms, on the device; they are read when they are logged."""
+    """Sums losses by noise level, and gradient norms, on the device; they are read when they are logged.
+
+    The sums are those of all processes, in each of them: a checkpoint of one has them all.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(
@@ -31,18 +33,27 @@ class Meter:
         self._edges = torch.tensor(EDGES, device=device)
         self._has_levels = False
 
-    def add(self, loss: Tensor, log_snr: Tensor | None, norm: float) -> None:
-        """Takes in the losses of a batch, (B,), their noise levels, (B,), and the norm of the gradient."""
+    def counted(self, loss: Tensor, log_snr: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """The losses of a batch (B,), summed up by noise level (B,): a vector that adds up over processes.
+
+        With weights (B,), means are weighted.
+        """
         self._has_levels = log_snr is not None
         loss = loss.detach().float()
         level = torch.zeros_like(loss) if log_snr is None else log_snr.detach().float().contiguous()
-        once = torch.stack([loss, torch.ones_like(loss)], 1)
-        self.sums.index_add_(0, torch.bucketize(level, self._edges), once)
+        weight = torch.ones_like(loss) if weight is None else weight.to(loss)
+        once = torch.stack([weight * loss, weight], 1)
+        sums = torch.zeros_like(self.sums[:-1])
+        return sums.index_add(0, torch.bucketize(level, self._edges), once).flatten()
+
+    def add(self, counted: Tensor, norm: float) -> None:
+        """Takes in what was counted of a batch, over all processes, and the norm of the gradient."""
+        self.sums[:-1] += counted.view(-1, 2)
         self.sums[-1] += torch.tensor([norm, 1.0], device=self.sums.device)
 
-    def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means since the last reading, over all processes by `total`; the sums begin anew."""
-        sums: list[list[float]] = total(self.sums).tolist()
+    def read(self) -> dict[str, float]:
+        """Means since the last reading; the sums begin anew."""
+        sums: list[list[float]] = self.sums.tolist()
         self.sums.zero_()
         *levels, gradient = sums
         means = {"loss": _mean(*map(sum, zip(*levels, strict=True))), "gradient_norm": _mean(*gradient)}

@@ -29,7 +29,7 @@ from phin.errors import PhinError
 from phin.nets.precision import bf16_is_fast
 from phin.training import checkpoint
 from phin.training.config import TrainConfig
-from phin.training.display import Display
+from phin.training.display import Display, counted
 from phin.training.ema import EMA
 from phin.training.log import LEVELS, Log, Meter
 from phin.training.optimizer import Optimizer
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PATIENCE = 10  # steps in a row that may be skipped
+ASIDE = 1 / 8  # of a time budget: looking on may take so much of the time so far
+FEW = 100  # steps: a time budget that ends with fewer was too short
 
 
 class Losses(NamedTuple):
@@ -48,10 +50,15 @@ class Losses(NamedTuple):
     """(B,): of each example; the loop takes the mean."""
     log_snr: Tensor | None = None
     """(B,): the noise level of each example, to show the loss by it; None where there is none."""
+    weight: Tensor | None = None
+    """(B,): how much each example counts in the mean; None is 1. With it, `Task.learn` is told the losses."""
 
 
 class Task(nn.Module, abc.ABC):
-    """What is trained: `model`, set by the subclass, is trained, averaged and saved; the rest is constant."""
+    """What is trained: `model`, set by the subclass, is trained, averaged and saved.
+
+    The rest is constant, but for the task's own buffers, which `learn` may change and checkpoints keep.
+    """
 
     model: nn.Module
 
@@ -69,6 +76,17 @@ class Task(nn.Module, abc.ABC):
         is strided: process r of n takes rows r, r + n, ... What draws from torch's global generator, such as
         dropout, need not care: the loop seeds it every step.
         """
+
+    def learn(self, step: int, loss: Tensor) -> None:
+        """Takes in the losses (B,) of the whole batch of a step, unweighted; the same in every process."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """The task's own buffers, by name."""
+        return {name: t for name, t in self.named_buffers() if not name.startswith("model.")}
+
+    def fewest(self, batch: int) -> int:
+        """The fewest examples that a step with this batch has."""
+        return batch
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Numbers on held-out data, from the averaged model in evaluation mode; called without gradients.
@@ -108,12 +126,18 @@ def fit(
         What came of it; validation is known to the main process only.
 
     Raises:
-        PhinError: The folder cannot be written to, is another run's or has a damaged checkpoint; the disk is
-            full; ten steps in a row had a loss or gradient that is not finite. The last checkpoint is intact.
+        PhinError: The folder cannot be written to, is another run's or has a damaged checkpoint; a process
+            would be without examples; the disk is full; ten steps in a row had a loss or gradient that is not
+            finite. The last checkpoint is intact.
         KeyboardInterrupt: On SIGINT or SIGTERM, once the step is finished and saved.
     """
     accelerator = _accelerator(config, out)
     main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    if (fewest := task.fewest(config.batch)) < processes:
+        raise PhinError(
+            f"batch = {config.batch} has steps of {fewest} examples, too few for {processes} processes: "
+            "take a larger batch, or fewer processes"
+        )
     if main:
         checkpoint.open_folder(out)
     accelerator.wait_for_everyone()
@@ -122,20 +146,28 @@ def fit(
     optimizer = Optimizer(task.model, config.betas, config.weight_decay, config.muon)
     ema = EMA(task.model, config.ema)
     meter = Meter(accelerator.device)
-    run = Run(out, description, config, task.model, ema.model, optimizer, meter)
+    run = Run(out, description, config, task.model, ema.model, optimizer, meter, task.memory)
     state = run.resume()
 
     progress = state.progress(config)
+    shares = {"validation": config.validate_every, "picture": config.picture_every}
+
+    def due(name: str) -> bool:
+        return _due(shares[name], state.looked.get(name, 0.0), progress)
+
+    def finished() -> bool:
+        return progress >= 1 and not any(map(due, shares))
+
     display = Display(silent=not main)
-    if progress >= 1:
-        display.say(f"{out} is finished after {state.step:,} steps, {state.seconds / 60:.1f} minutes")
+    if finished():
+        display.say(f"{out} is finished after {counted(state.step)}, {state.seconds / 60:.1f} minutes")
         return run.result(state)
     if state.step:
         display.say(f"{out} goes on from step {state.step:,} ({progress:.0%} of the budget)")
 
     start, saved = clock() - state.seconds, clock()
     examples, trained = state.examples, state.trained
-    in_a_row, lr = 0, 0.0
+    in_a_row, lr, stop = 0, 0.0, False
     facts: dict[str, float] = {}
 
     def total(part: Tensor) -> Tensor:
@@ -150,37 +182,80 @@ def fit(
         cost = clock() - begun
         state.seconds += cost
         state.aside += cost
+        state.looked[name] = progress
         if progress < 1:  # what the end takes must not make a finished run look unfinished
             state.costs[name] = cost
 
+    def affordable(name: str) -> bool:
+        """Whether there is time for it. The first shows its cost, and the last has its time reserved."""
+        if config.steps or progress >= 1 or name not in state.costs:
+            return True
+        return state.aside + state.costs[name] <= ASIDE * state.seconds
+
+    def stopping() -> bool:
+        nonlocal stop
+        stop = stop or (processes == 1 and interrupted.is_set())  # several agree on it in a step
+        return stop
+
+    def look() -> None:
+        """What lies between steps. Whatever is put off, or left undone by an interruption, remains due."""
+        nonlocal saved
+        if due("validation") and affordable("validation") and not stopping():
+            with aside("validation"):
+                state.validation = task.validate(ema.model)
+                if run.is_best(state):
+                    run.save_best(state)
+            log.write(state.step, {f"validation/{name}": x for name, x in state.validation.items()})
+            display.say(_report(state, progress, facts))
+        if due("picture") and affordable("picture") and not stopping():
+            with aside("picture"):
+                picture = task.picture(ema.model)
+                if picture is not None:
+                    run.save_picture(picture, state.step)
+                    log.picture(state.step, picture)
+        if stopping() or progress >= 1 or clock() - saved >= 60 * config.save_minutes:
+            with aside("checkpoint"):
+                run.save(state)
+            saved = clock()
+
     log = Log(accelerator, out, state.step)
-    with _prepared(accelerator, task) as parallel, log, display, _interruption() as interrupted:
-        while progress < 1:
+    with _prepared(accelerator, task) as parallel, log, display, _interruption(display) as interrupted:
+        if main and state.step:
+            look()
+        while progress < 1 and not stop:
             torch.manual_seed(stream(config.seed, "network", state.step * processes + rank).integers(2**63))
             losses: Losses = parallel(state.step, slice(rank, None, processes))
             count = torch.full((), len(losses.loss), dtype=torch.float32, device=accelerator.device)
-            loss = losses.loss.sum() / total(count)  # this process's part of the mean over the batch
+            weighted = losses.loss if losses.weight is None else losses.weight * losses.loss
+            loss = weighted.sum() / total(count)  # this process's part of the mean over the batch
             accelerator.backward(loss * processes)  # DDP takes the mean of the gradients over processes
             norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
 
             # What processes agree on travels together: the one thing in a step that the host waits for.
             state.seconds = clock() - start
             ours = torch.tensor([state.progress(config), interrupted.is_set()], device=accelerator.device)
-            agreed = total(torch.cat([torch.stack([loss.detach(), norm / processes, count]), ours * main]))
-            mean, length, counted, clocked, stop = agreed.tolist()
+            told = meter.counted(losses.loss, losses.log_snr, losses.weight)
+            parts = [torch.stack([loss.detach(), norm / processes, count]), ours * main, told]
+            agreed = total(torch.cat(parts))
+            mean, length, size, clocked, interruptions = agreed[: -len(told)].tolist()
+            stop = interruptions > 0
 
             if math.isfinite(mean) and math.isfinite(length):
                 lr = config.learning_rate((state.step + 0.5) / config.steps if config.steps else clocked)
                 optimizer.step(lr)
                 ema.update(state.step + 1 - state.skipped)
-                meter.add(losses.loss, losses.log_snr, length)
+                meter.add(agreed[-len(told) :], length)
+                if losses.weight is not None:
+                    whole = torch.zeros(int(size), device=accelerator.device)
+                    whole[rank::processes] = losses.loss.detach().to(whole)
+                    task.learn(state.step, total(whole))
                 in_a_row = 0
             else:
                 state.skipped += 1
                 in_a_row += 1
             optimizer.zero_grad()
             state.step += 1
-            state.examples += int(counted)
+            state.examples += int(size)
             if in_a_row == PATIENCE:
                 raise PhinError(
                     f"loss or gradient was not finite in {PATIENCE} steps in a row up to {state.step} (loss "
@@ -192,33 +267,19 @@ def fit(
                 speed = (state.examples - examples) / max(state.trained - trained, 1e-9)
                 examples, trained = state.examples, state.trained
                 facts = {"progress": progress, "seconds": state.seconds, "images_per_second": speed}
-                facts |= {"lr": lr, "skipped": state.skipped} | meter.read(total)
+                facts |= {"lr": lr, "skipped": state.skipped} | meter.read()
                 log.write(state.step, facts)
-            if main and _due(config.validate_every, before, progress):
-                with aside("validation"):
-                    state.validation = task.validate(ema.model)
-                    if run.is_best(state):
-                        run.save_best(state)
-                log.write(state.step, {f"validation/{name}": x for name, x in state.validation.items()})
-                display.say(_report(state, progress, facts))
-            if main and _due(config.picture_every, before, progress):
-                with aside("picture"):
-                    picture = task.picture(ema.model)
-                    if picture is not None:
-                        run.save_picture(picture, state.step)
-                        log.picture(state.step, picture)
-            if main and (stop or progress >= 1 or clock() - saved >= 60 * config.save_minutes):
-                with aside("checkpoint"):
-                    run.save(state)
-                saved = clock()
-            if stop:
-                accelerator.wait_for_everyone()
-                display.say(f"stopped after step {state.step:,}: the same command goes on from {run.last}")
-                raise KeyboardInterrupt
+            if main:
+                look()
             display.move(state, progress, facts)
         accelerator.wait_for_everyone()
+        if stop and not finished():
+            display.say(f"stopped after step {state.step:,}: the same command goes on from {run.last}")
+            raise KeyboardInterrupt
     taken = f"{state.seconds / 60:.1f} minutes, {state.images_per_second:,.0f} images/s"
-    display.say(f"done: {state.step:,} steps, {taken}; see {run.best}")
+    display.say(f"done: {counted(state.step)}, {taken}; see {run.best}")
+    if config.minutes and state.step < FEW:
+        display.say(f"so few steps teach little: give it more than {config.minutes:g} minutes")
     return run.result(state)
 
 
@@ -256,7 +317,7 @@ def _prepared(accelerator: "Accelerator", task: Task) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _interruption() -> Iterator[threading.Event]:
+def _interruption(display: Display) -> Iterator[threading.Event]:
     """Set by SIGINT or SIGTERM, so that the step can be finished and saved; a second one acts at once."""
     asked = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
@@ -266,6 +327,7 @@ def _interruption() -> Iterator[threading.Event]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        display.interject("stopping after this step, once it is saved")
 
     for number in signals:
         signal.signal(number, ask)
@@ -278,14 +340,17 @@ def _interruption() -> Iterator[threading.Event]:
 
 def _due(every: float, before: float, progress: float) -> bool:
     """Whether a multiple of `every` was passed; the end is one, and 0 is never."""
-    return every > 0 and (progress >= 1 or int(progress / every + 1e-9) > int(before / every + 1e-9))
+    if every <= 0 or before >= 1:
+        return False
+    return progress >= 1 or int(progress / every + 1e-9) > int(before / every + 1e-9)
 
 
 def _report(state: State, progress: float, facts: dict[str, float]) -> str:
     """One line: is training on track?"""
-    words = [f"step {state.step:,} ({progress:.0%})"]
-    words += [f"loss {facts['loss']:.4g}"] if "loss" in facts else []
-    words += [f"{name} {value:.4g}" for name, value in state.validation.items() if name != "baseline"]
+    words = [f"step {state.step:,} ({min(progress, 1):.0%})"]
+    words += [f"training loss {facts['loss']:.4g}"] if "loss" in facts else []
+    found = [f"{name} {value:.4g}" for name, value in state.validation.items() if name != "baseline"]
+    words += [f"held-out {', '.join(found)}"] if found else []
     if baseline := state.validation.get("baseline"):
         first = next(iter(state.validation.values()))
         words.append(f"{first / baseline:.1%} of the baseline's {baseline:.4g}")

@@ -46,9 +46,9 @@ class Optimizer:
         decayed = [p for p in self.plain.values() if p.ndim > 1]
         others = [p for p in self.plain.values() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, fused=True)
-        ]
+        self.parts: list[torch.optim.Optimizer] = []
+        if self.plain:
+            self.parts.append(torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, fused=True))
         if self.matrices:
             self.parts.append(
                 torch.optim.Muon(
@@ -92,7 +92,7 @@ class Optimizer:
                     state[key] = torch.empty_like(like, device=p.device).copy_(value)
 
     def _states(self) -> list[tuple[str, Tensor, dict[str, Tensor]]]:
-        named = [(self.parts[0], self.plain), *((part, self.matrices) for part in self.parts[1:])]
+        named = zip(self.parts, filter(None, (self.plain, self.matrices)), strict=True)
         return [(name, p, part.state[p]) for part, parameters in named for name, p in parameters.items()]
 
 

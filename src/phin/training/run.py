@@ -4,7 +4,8 @@ import json
 import math
 import platform
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class State:
     """Seconds of that which went into validation, pictures and checkpoints."""
     costs: dict[str, float] = field(default_factory=dict[str, float])
     """Seconds that the last of each took: time to leave for them at the end of a time budget."""
+    looked: dict[str, float] = field(default_factory=dict[str, float])
+    """The share of the budget at the last of each: what has come due since is still to be done."""
     examples: int = 0
     """Examples seen."""
     skipped: int = 0
@@ -92,6 +95,8 @@ class Run:
     mean: nn.Module
     optimizer: Optimizer
     meter: Meter
+    memory: Callable[[], dict[str, Tensor]]
+    """What the task has learned besides, by name; asked for anew, for a wrapper may have moved it."""
 
     def __post_init__(self) -> None:
         self.last, self.best = self.folder / "last.safetensors", self.folder / "best.safetensors"
@@ -107,15 +112,21 @@ class Run:
         here = json.loads(json.dumps({**self.description, "train": asdict(self.config)}))
         if difference := _difference({**metadata, "train": training["config"]}, here):
             raise PhinError(f"{self.folder} holds another run ({difference}): choose another folder")
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optim": {}, "meter": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optim": {}, "meter": {}, "task": {}}
         for key, tensor in tensors.items():
             part, name = key.split(".", 1)
             parts[part][name] = tensor
         checkpoint.load_weights(self.model, parts["model"], self.last)
         checkpoint.load_weights(self.mean, parts["ema"], self.last)
         self.meter.sums.copy_(parts["meter"]["sums"])
+        for name, tensor in self.memory().items():
+            tensor.copy_(parts["task"][name])
         self.optimizer.load(parts["optim"])
-        return State(**training["state"])
+        state, before = State(**training["state"]), training["config"]
+        budget = replace(self.config, minutes=before["minutes"], steps=before["steps"])
+        grown = state.progress(self.config) / max(state.progress(budget), 1e-9)
+        state.looked = {name: share * grown for name, share in state.looked.items()}
+        return state
 
     def save(self, state: State) -> None:
         """Writes the checkpoint, unless a weight in it is not finite."""
@@ -126,7 +137,9 @@ class Run:
                 f"the weights {bad[0]!r} are not finite at step {state.step}: try a lower lr; {self.kept()}"
             )
         tensors |= {f"optim.{name}": t for name, t in self.optimizer.tensors().items()}
-        checkpoint.save_weights(self.last, tensors | {"meter.sums": self.meter.sums}, self._metadata(state))
+        tensors |= {"meter.sums": self.meter.sums}
+        tensors |= {f"task.{name}": t for name, t in self.memory().items()}
+        checkpoint.save_weights(self.last, tensors, self._metadata(state))
         checkpoint.write_json(self.folder / "run.json", self._metadata(state))
         if not self.best.exists():  # before the first validation: something to sample from all the same
             self.save_best(state)

@@ -1,6 +1,8 @@
 """What can be trained: each task draws its batches and gives their losses; the loop does the rest."""
 
+import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,14 +11,16 @@ from torch.nn import functional as F
 
 from phin.data.augment import Augmentation, augment
 from phin.data.base import Batch, Data, Which
-from phin.diffusion.denoiser import Denoiser, Prediction
+from phin.diffusion.denoiser import Denoise, Denoiser, Prediction
 from phin.diffusion.level import Level
-from phin.diffusion.losses import denoising_loss, stratified
+from phin.diffusion.losses import Times, Uniform, stratified
 from phin.diffusion.noise import normal, stream
+from phin.diffusion.objectives import Objective, Simple, Terms
 from phin.diffusion.schedules import Schedule
 from phin.diffusion.weights import Weight
 from phin.errors import PhinError
-from phin.nets.classifier import Classifier
+from phin.metrics import noisy
+from phin.nets.classifier import Classifier, NoisyClassifier
 from phin.pictures import scatter, tile, to_bytes
 from phin.sampling import SampleConfig, draw
 from phin.training.loop import Losses, Task
@@ -30,7 +34,10 @@ class Denoising(Task):
         data: What it learns.
         density: The levels it is trained at are those of this schedule at uniform times.
         weight: How an error counts at each level.
-        drop: The share of examples whose condition is left out, for classifier-free guidance.
+        objective: What training lowers.
+        times: How times are drawn.
+        drop: The share of examples whose condition is left out, for classifier-free guidance; 1 is a model
+            without conditions.
         batch: Examples a step (of `numbers`: cells).
         seed: Of batches, times, noise and dropping.
         preview: How the pictures that show the progress are sampled.
@@ -50,51 +57,78 @@ class Denoising(Task):
         seed: int = 0,
         preview: SampleConfig = SampleConfig(),
         examples: int = 256,
+        objective: Objective = Simple(),
+        times: Times | None = None,
     ) -> None:
         super().__init__()
         self.model, self.data, self.density, self.weight = model, data, density, weight
+        self.objective, self.times = objective, times or Uniform()
         self.drop, self.batch, self.seed, self.preview, self.examples = drop, batch, seed, preview, examples
 
     def forward(self, step: int, rows: slice) -> Losses:
-        """The weighted denoising loss of each example, at stratified times."""
+        """The objective of each example, at stratified times."""
         x, cond, total = self.data.train(self.seed, step, self.batch, rows)
         places = range(*rows.indices(total))
-        uniform = torch.from_numpy(stream(self.seed, "time", step).random(total, dtype=np.float32))
-        level = self.density(stratified(uniform)[rows].to(self.device)).view(x.ndim)
+        t, weight = (drawn[rows] for drawn in self._drawn(step, total))
         if self.drop and cond:
             dropped = torch.from_numpy(stream(self.seed, "drop", step).random(total) < self.drop)[rows]
             cond = {k: v.masked_fill(dropped.view(-1, *[1] * (v.ndim - 1)), -1) for k, v in cond.items()}
         eps = normal(self.seed, "noise", [step * self.batch + place for place in places], x.shape[1:])
-        given = self.model.given(**_to(cond, self.device))
-        loss = denoising_loss(given, x.to(self.device), level, self.weight, lambda _: eps.to(self.device))
-        return Losses(loss, level.log_snr.flatten())
+        terms = self._terms(self.model, self._given(self.model, cond), x, t, eps)
+        return Losses(terms.loss, terms.log_snr, weight.to(terms.loss))
+
+    def fewest(self, batch: int) -> int:
+        """Of `numbers`, with cells for a batch, there are fewer."""
+        return self.data.fewest(batch)
+
+    def learn(self, step: int, loss: Tensor) -> None:
+        """The times learn where losses are large."""
+        self.times.learn(self._drawn(step, len(loss))[0], loss)
+
+    def _drawn(self, step: int, total: int) -> tuple[Tensor, Tensor]:
+        """The times of the whole batch of a step, and their weights."""
+        return self.times(
+            stratified(torch.from_numpy(stream(self.seed, "time", step).random(total, dtype=np.float32)))
+        )
+
+    def _given(self, model: Denoiser, cond: Mapping[str, Tensor]) -> Denoise:
+        """The denoiser under the condition, unless that is always left out."""
+        return model.given(**({} if self.drop == 1 else _to(cond, self.device)))
+
+    def _terms(self, model: Denoiser, denoise: Denoise, x: Tensor, t: Tensor, eps: Tensor) -> Terms:
+        x, eps = x.to(self.device), eps.to(self.device)
+        return self.objective(denoise, x, model.schedule or self.density, t, self.weight, lambda _: eps)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Each pixel's mean and variance."""
+        seen = _some(self.data, "train", 8 * self.examples).x.to(self.device)
+        return seen.mean(0), seen.var(0, correction=0)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The same loss on held-out examples, and a baseline.
+        """The same loss and its parts on held-out examples, and a baseline.
 
         The baseline is the best denoiser that knows no more than each pixel's mean and variance.
         """
         assert isinstance(model, Denoiser)
         x, cond, _ = _some(self.data, "valid", self.examples)
-        seen = _some(self.data, "train", 8 * self.examples).x.to(self.device)
-        mean, variance = seen.mean(0), seen.var(0)
+        mean, variance = self._moments
 
         def pixelwise(z: Tensor, level: Level) -> Prediction:
             gain = level.alpha * variance / (level.alpha**2 * variance + level.sigma**2)
             return Prediction(mean + gain * (z - level.alpha * mean))
 
-        times = stratified(torch.full((len(x),), 0.5))[
+        uniform = stratified(torch.full((len(x),), 0.5))[
             torch.from_numpy(stream(0, "validation").permutation(len(x)))
         ]
-        level = self.density(times.to(self.device)).view(x.ndim)
+        times, weight = uniform.square(), 2 * uniform  # the terms of a bound are largest at the first times
         eps = normal(0, "validation", range(len(x)), x.shape[1:])
-        losses = {
-            name: denoising_loss(
-                denoise, x.to(self.device), level, self.weight, lambda _: eps.to(self.device)
-            )
-            for name, denoise in (("loss", model.given(**_to(cond, self.device))), ("baseline", pixelwise))
+        terms = self._terms(model, self._given(model, cond), x, times, eps)
+        baseline = self._terms(model, pixelwise, x, times, eps).loss
+        found = {"loss": terms.loss, "baseline": baseline, "simple": terms.simple, "bound": terms.bound}
+        return {
+            name: (weight.to(part) * part).mean().item() for name, part in found.items() if part is not None
         }
-        return {name: loss.mean().item() for name, loss in losses.items()}
 
     def _at_most(self, which: Which, examples: int) -> int:
         return min(examples, self.data.count(which) or examples)
@@ -104,21 +138,21 @@ class Denoising(Task):
         assert isinstance(model, Denoiser)
         drawn = [
             draw(model, self.preview, shape, cond, seed=0, indices=range(n))
-            for shape, cond, n in _previews(self.data)
+            for shape, cond, n in _previews(self.data, conditional=self.drop < 1)
         ]
         if len(self.data.shape) == 1:
             return scatter(drawn[0])
         return tile([picture for samples in drawn for picture in to_bytes(samples)], columns=5)
 
 
-def _previews(data: Data) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor], int]]:
+def _previews(data: Data, conditional: bool) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor], int]]:
     """Shape, condition and number of the samples that show how far a training is."""
-    if data.vocabulary:
+    if conditional and data.vocabulary:
         *sides, width = data.shape
         for length in range(1, 6):
             text = torch.arange(5 * length).view(5, length) % data.vocabulary
             yield (*sides, width * length), {"text": text}, 5
-    elif data.classes:
+    elif conditional and data.classes:
         yield data.shape, {"label": torch.arange(data.classes)}, data.classes
     else:
         yield data.shape, {}, 4096 if len(data.shape) == 1 else 10
@@ -165,6 +199,66 @@ class Classification(Task):
         logits = torch.cat([model(part.to(self.device)).float().cpu() for part in x.split(512)])
         wrong = (logits.argmax(1) != cond["label"]).float().mean().item()
         return {"error": wrong, "loss": F.cross_entropy(logits, cond["label"]).item()}
+
+
+class NoisyClassification(Task):
+    """Classification of noisy pictures, at any level, for guidance.
+
+    Targets are not smoothed: guidance needs p(y | z) as it is.
+
+    Args:
+        model: The classifier to train.
+        data: Labelled pictures.
+        density: The levels it is trained at are those of this schedule at uniform times.
+        views: How far the random views stray, of which it sees noisy versions.
+        batch: Examples a step.
+        seed: Of batches, views, times and noise.
+        examples: Held-out examples of the validation, at most.
+    """
+
+    model: NoisyClassifier
+
+    def __init__(
+        self,
+        model: NoisyClassifier,
+        data: Data,
+        density: Schedule,
+        views: Augmentation,
+        batch: int = 128,
+        seed: int = 0,
+        examples: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.model, self.data, self.density, self.views = model, data, density, views
+        self.batch, self.seed, self.examples = batch, seed, examples
+
+    def forward(self, step: int, rows: slice) -> Losses:
+        """The cross-entropy of each example, at stratified times."""
+        x, cond, total = self.data.train(self.seed, step, self.batch)
+        seen = augment(x, stream(self.seed, "views", step), self.views)[rows].to(self.device)
+        uniform = torch.from_numpy(stream(self.seed, "time", step).random(total, dtype=np.float32))
+        level = self.density(stratified(uniform)[rows]).over(seen)
+        places = range(*rows.indices(total))
+        eps = normal(self.seed, "noise", [step * self.batch + place for place in places], x.shape[1:])
+        logits = self.model(level.alpha * seen + level.sigma * eps.to(self.device), level)
+        loss = F.cross_entropy(logits, cond["label"][rows].to(self.device), reduction="none")
+        return Losses(loss, level.log_snr.flatten())
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The cross-entropy of held-out examples and that of pure guessing; the errors by log-SNR."""
+        assert isinstance(model, NoisyClassifier)
+        x, cond, _ = _some(self.data, "valid", self.examples)
+        x, label = x.to(self.device), cond["label"].to(self.device)
+        times = stratified(torch.full((len(x),), 0.5))[
+            torch.from_numpy(stream(0, "validation").permutation(len(x)))
+        ]
+        level = self.density(times).over(x)
+        eps = normal(0, "validation", range(len(x)), x.shape[1:]).to(self.device)
+        loss = F.cross_entropy(model(level.alpha * x + level.sigma * eps, level), label)
+        errors = {
+            f"error/{log_snr:g}": 1 - rate.value for log_snr, rate in noisy.rates(model, x, label).items()
+        }
+        return {"loss": loss.item(), "baseline": math.log(self.data.classes), **errors}
 
 
 def _some(data: Data, which: Which, n: int) -> Batch:
