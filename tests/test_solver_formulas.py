@@ -646,6 +646,8 @@ def test_a_neighbour_in_the_batch_changes_nothing(solver: Solver) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Ancestral(5.0), "frac = 5.0"),
+        (lambda: Ancestral(math.nan), "frac = nan"),
         (lambda: DPMpp2MSDE(-0.5), "eta = -0.5"),
         (lambda: DPMpp2MSDE(math.nan), "eta = nan"),
         (lambda: UniPC(4), "p = 4"),

@@ -29,6 +29,10 @@ class Ancestral:
     """f: 0 small variance, 1 large."""
     order = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.frac <= 1:
+            raise ValueError(f"frac = {self.frac} must be in [0, 1]: 0 is the small variance, 1 the large")
+
     def step(
         self, denoise: Denoise, z: Tensor, t: Level, s: Level, noise: Noise, memory: None
     ) -> tuple[Tensor, None]:

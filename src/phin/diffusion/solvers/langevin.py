@@ -75,6 +75,10 @@ class Langevin:
 class SNRLangevin:
     """Steps of the size 2 (snr |noise| / |score|)², about 2 snr² sigma², each picture by its own norms.
 
+    The rule is for pictures. In few dimensions a score can all but vanish, and such a step leads far away:
+    take `Langevin` for points. (Song's code takes the mean of the norms over the batch; here no picture
+    depends on another.)
+
     Algorithm 5, for VP processes, has a further factor 1 - beta, which is 1 but for a few per cent; without
     it the walk is the same in all scalings.
 
