@@ -409,7 +409,7 @@ def test_a_model_of_a_chain_is_measured_on_it(
 def test_a_learned_schedule_is_the_models_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Images, labelled: Path
 ) -> None:
-    recipe = replace(tiny.LABELLED, density="learned")
+    recipe = replace(tiny.LABELLED, density="learned", objective="continuous_bound")
     facts = Facts((1, 8, 8), 10, 0, tiny.DIGITS, True)
     model = models.load(model_of(recipe, facts, tmp_path / "learned.safetensors", monkeypatch))
     schedule = models.drawing(model)[0].schedule

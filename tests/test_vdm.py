@@ -143,18 +143,24 @@ def test_the_objective_is_the_bound_in_bits(make: type, scaling: str) -> None:
     schedule, denoise = make(SCALINGS[scaling]), Shrink()
     x, t, eps = some()
     terms = ContinuousBound(categorical())(denoise, x, schedule, t, simple, lambda _: eps)
-    exact = bound(denoise, x, schedule, categorical(), None, t, lambda _: eps)
-    torch.testing.assert_close(terms.loss, to_bits(exact.total, 9), rtol=1e-6, atol=1e-9)
+    with torch.no_grad():
+        exact = bound(denoise, x, schedule, categorical(), None, t, lambda _: eps)
+    torch.testing.assert_close(terms.loss.detach(), to_bits(exact.total, 9), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(terms.log_snr, schedule.log_snr(t).detach())
 
 
 def test_far_values_do_not_count_in_a_decoder() -> None:
+    """The softmax over all 256, whether few or many are within reach of the noise; a batch has the widest."""
     x, _, eps = some()
-    level = Cosine(log_snr_max=12.0)(torch.zeros(()).double())
-    z = level.alpha * x + level.sigma * eps
-    whole, near = (categorical(near=near)(Shrink(), x, z, level) for near in (None, 8))
-    torch.testing.assert_close(near, whole, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(categorical(near=1)(Shrink(), x, z, level), whole, rtol=1e-6)
+    values = torch.linspace(-1, 1, 256, dtype=torch.float64)
+    each = [torch.full((64, 1, 1, 1), log_snr).double() for log_snr in (0.0, 4.0, 5.9, 8.0, 10.0, 13.0)]
+    for log_snr in [*each, torch.linspace(3, 14, 64).double().view(64, 1, 1, 1)]:
+        level = SCALINGS["vp"](log_snr)
+        z = level.alpha * x + level.sigma * eps
+        logits = -0.5 * log_snr.exp()[..., None] * ((z / level.alpha)[..., None] - values) ** 2
+        of_x = (x[..., None] - values).abs().argmin(-1, keepdim=True)
+        exact = logits.log_softmax(-1).gather(-1, of_x).flatten(1).sum(1)
+        torch.testing.assert_close(categorical()(Shrink(), x, z, level), exact, rtol=1e-10, atol=1e-10)
 
 
 # The posterior of a pixel
@@ -270,6 +276,26 @@ def test_values_are_for_8_bit_images_and_x(choices: dict[str, str], facts: Facts
     recipe = replace(DiffusionRecipe(net=UNetConfig(values=256), parameterization="x"), **choices)
     with pytest.raises(PhinError, match=r"net.values = 256"):
         recipe.model(facts)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"density": "learned"}, "learned by objective continuous_bound"),
+        ({"objective": "continuous_bound", "density": "discrete(linear)"}, "is a chain"),
+    ],
+)
+def test_densities_and_objectives_that_do_not_go_together_are_refused(
+    choices: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PhinError, match=message):
+        DiffusionRecipe(**choices)
+
+
+def test_the_bound_of_what_is_not_8_bit_wants_a_decoder() -> None:
+    recipe = DiffusionRecipe(data="digits", net=UNetConfig((8, 16)), objective="continuous_bound")
+    with pytest.raises(PhinError, match="has none: give it a density"):
+        recipe.task(datasets.load("digits"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from phin.diffusion.decoder import DECODERS
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import SCALINGS
 from phin.diffusion.losses import TIMES
-from phin.diffusion.objectives import OBJECTIVES, ChainBound, Hybrid, Objective
+from phin.diffusion.objectives import OBJECTIVES, ChainBound, ContinuousBound, Hybrid, Objective
 from phin.diffusion.parameterization import PARAMETERIZATIONS, edm
 from phin.diffusion.schedules import SCHEDULES, Discrete, Schedule
 from phin.diffusion.weights import WEIGHTS, Weight, simple
@@ -84,7 +84,8 @@ class DiffusionRecipe:
     weight: str = "snr_plus_one"
     """How the noise's squared error counts by level: simple, snr_plus_one, min_snr(5), sigmoid(2), ..."""
     objective: str = "simple"
-    """What is lowered: simple, that error; on a chain, bound (the likelihood's) or hybrid(0.001) of both."""
+    """What is lowered: simple, that error; on a chain, bound (the likelihood's) or hybrid(0.001) of both;
+    continuous_bound, VDM's, by which a learned density is learned."""
     times: str = "uniform"
     """How times are drawn: uniform, or importance(1000), more often where losses are large."""
     learn_variance: bool = False
@@ -111,6 +112,17 @@ class DiffusionRecipe:
             raise PhinError(
                 f"objective {self.objective} is of a chain of at least 2 steps, and density {self.density} "
                 "is none: take a density such as discrete(cosine)"
+            )
+        continuous = isinstance(objective, ContinuousBound)
+        if continuous and isinstance(density, Discrete):
+            raise PhinError(
+                f"objective {self.objective} is of continuous time, and density {self.density} is a chain: "
+                "take the density that it was made of, or objective bound"
+            )
+        if not continuous and any(True for _ in density.parameters()):
+            raise PhinError(
+                f"density {self.density} is learned by objective continuous_bound, and by {self.objective} "
+                "it would flee to where errors are small: take that objective, or another density"
             )
         if self.learn_variance and not by_chain:
             raise PhinError(
@@ -174,7 +186,8 @@ class DiffusionRecipe:
         density = build(self.density, SCHEDULES, "schedule", SCALINGS)
         weight = build(self.weight, WEIGHTS, "weight", SCALINGS, SCHEDULES)
         objective = self._objective()
-        if isinstance(objective, ChainBound | Hybrid) and objective.decoder is None and not data.eight_bit:
+        likely = isinstance(objective, ChainBound | Hybrid | ContinuousBound)
+        if likely and objective.decoder is None and not data.eight_bit:
             raise PhinError(
                 f"objective {self.objective} ends in the probability of 8-bit images, and {self.data} has "
                 "none: give it a density to end in, as in hybrid(decoder=gaussian)"

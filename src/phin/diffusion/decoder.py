@@ -63,17 +63,16 @@ def discretized_gaussian(frac: float = 0.0, bins: int = 256, small: float = 0.5)
     return log_prob
 
 
-def categorical(bins: int = 256, near: int | None = None) -> Decoder:
+def categorical(bins: int = 256) -> Decoder:
     """VDM's decoder: p(x_i = v_k | z) ∝ q(z_i | x_i = v_k), every value being equally likely beforehand.
 
         log p(x | z) = sum_i log softmax_k(-SNR (z_i / alpha - v_k)² / 2) at the k of x_i.
 
-    It makes no network call, and takes memory for `bins` numbers a dimension, or for 2 near + 1.
+    It makes no network call. Values more than 20 standard deviations of the noise from the one next to z are
+    left out of the sum: they weigh less than e^-180, and where a bound ends few are left.
 
     Args:
         bins: How many values a pixel can have, v_k = 2 k / (bins - 1) - 1.
-        near: Look at no more than so many values on either side of x. Those beyond weigh at most
-            exp(-2 SNR near² / (bins - 1)²) or so: nothing, at the levels where a bound ends.
 
     Returns:
         The decoder. It raises ValueError where x is not made of such values.
@@ -83,17 +82,20 @@ def categorical(bins: int = 256, near: int | None = None) -> Decoder:
     """
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
-        k = integers(x, bins)[..., None]
-        if near is None:
-            others = torch.arange(bins, device=x.device)
+        snr, clean = torch.exp(level.log_snr), (z / level.alpha)[..., None]
+
+        def log_weight(k: Tensor) -> Tensor:
+            return -0.5 * snr[..., None] * (clean - (2 * k.to(x.dtype) / (bins - 1) - 1)).square()
+
+        wanted = log_weight(integers(x, bins)[..., None]).squeeze(-1)
+        reach = math.ceil(10 * (bins - 1) * math.exp(-0.5 * float(level.log_snr.detach().min())))
+        if 2 * reach + 1 < bins:
+            nearest = ((clean + 1) * ((bins - 1) / 2)).round().clamp(0, bins - 1)
+            k = nearest + torch.arange(-reach, reach + 1, device=x.device)
         else:
-            others = k + torch.arange(-near, near + 1, device=x.device)
-        values = 2 * others.to(x.dtype) / (bins - 1) - 1
-        snr, clean = torch.exp(level.log_snr), z / level.alpha
-        logits = -0.5 * snr[..., None] * (clean[..., None] - values).square()
-        logits = logits.masked_fill((others < 0) | (others >= bins), -math.inf)
-        place = k if near is None else torch.full_like(k, near)
-        return logits.log_softmax(-1).gather(-1, place).flatten(1).sum(1)
+            k = torch.arange(bins, device=x.device)
+        weights = log_weight(k).masked_fill((k < 0) | (k > bins - 1), -math.inf)
+        return (wanted - weights.logsumexp(-1)).flatten(1).sum(1)
 
     return log_prob
 

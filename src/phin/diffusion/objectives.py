@@ -141,8 +141,8 @@ class ContinuousBound:
         Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, eq. 11-15 and appendix I.2.
     """
 
-    decoder: Decoder = categorical(near=8)
-    """log p(x | z_0)."""
+    decoder: Decoder | None = None
+    """log p(x | z_0); VDM's categorical one, for 8-bit images, if None."""
 
     def __call__(
         self, denoise: Denoise, x: Tensor, schedule: Schedule, t: Tensor, weight: Weight, noise: Noise
@@ -160,7 +160,8 @@ class ContinuousBound:
         if torch.is_grad_enabled() and interior:
             least_variance(interior, diffusion)
         first, last = (schedule(torch.full_like(t, end)).view(x.ndim) for end in (0.0, 1.0))
-        reconstruction = -self.decoder(denoise, x, first.alpha * x + first.sigma * eps, first)
+        decoder = self.decoder or categorical()
+        reconstruction = -decoder(denoise, x, first.alpha * x + first.sigma * eps, first)
         bits = to_bits(prior_kl(x, last) + diffusion + reconstruction, x[0].numel())
         return Terms(log_snr.detach(), bits, bound=bits)
 
