@@ -75,7 +75,9 @@ class Denoising(Task):
             cond = {k: v.masked_fill(dropped.view(-1, *[1] * (v.ndim - 1)), -1) for k, v in cond.items()}
         eps = normal(self.seed, "noise", [step * self.batch + place for place in places], x.shape[1:])
         terms = self._terms(self.model, self._given(self.model, cond), x, t, eps)
-        return Losses(terms.loss, terms.log_snr, weight.to(terms.loss))
+        # Uniform times have nothing to learn, and what does not learn need not be told.
+        weighed = None if isinstance(self.times, Uniform) else weight.to(terms.loss)
+        return Losses(terms.loss, terms.log_snr, weighed)
 
     def fewest(self, batch: int) -> int:
         """Of `numbers`, with cells for a batch, there are fewer."""
