@@ -190,7 +190,7 @@ class DiffusionRecipe:
         if likely and objective.decoder is None and not data.eight_bit:
             raise PhinError(
                 f"objective {self.objective} ends in the probability of 8-bit images, and {self.data} has "
-                "none: give it a density to end in, as in hybrid(decoder=gaussian)"
+                f"none: give it a density to end in, as in {self.objective.split('(')[0]}(decoder=gaussian)"
             )
         return Denoising(
             model,
