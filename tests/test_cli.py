@@ -17,6 +17,8 @@ from PIL import Image
 import phin
 from phin import cli, models
 from phin.cli import COMMANDS, main
+from phin.cli.parsing import unboxed
+from phin.cli.train import Train
 from phin.recipes import RECIPES
 from phin.training.checkpoint import read_metadata
 
@@ -429,7 +431,7 @@ def test_minutes_take_the_place_of_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(RECIPES, "moons", tiny.POINTS)  # whose budget is in steps
     for options, budget in (([], (None, 2)), (["--minutes", "2"], (2, None)), (["--steps", "5"], (None, 5))):
         command = cli.read(["train", "moons", *options])
-        assert isinstance(command, cli.Train)
+        assert isinstance(command, Train)
         assert (command.recipe.train.minutes, command.recipe.train.steps) == budget
 
 
@@ -467,7 +469,7 @@ def test_errors_are_one_line_on_any_terminal(capsys: pytest.CaptureFixture[str])
         " Unrecognized options\n ------\n  Unrecognized options: --net.widht, 3\n  ------\n"
         "  Perhaps you meant:\n      --net.width INT\n  ------\n  For full helptext, run it\n  \n"
     )
-    assert cli.unboxed(ascii_box) == "Unrecognized options: --net.widht, 3; is it --net.width?"
+    assert unboxed(ascii_box) == "Unrecognized options: --net.widht, 3; is it --net.width?"
     assert main(["train", "moons", "--net.widht", "3"]) == 2
     assert "--net.widht, 3; is it --net.width?" in capsys.readouterr().err
 

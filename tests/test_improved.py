@@ -27,15 +27,16 @@ from phin.diffusion.level import SCALINGS, Level
 from phin.diffusion.losses import denoising_loss
 from phin.diffusion.objectives import OBJECTIVES, ChainBound, Hybrid, Objective, Simple
 from phin.diffusion.parameterization import eps
-from phin.diffusion.schedules import Cosine, Discrete
+from phin.diffusion.schedules import SCHEDULES, Cosine, Discrete
 from phin.diffusion.solvers import Ancestral
 from phin.diffusion.weights import min_snr, simple
 from phin.errors import PhinError
 from phin.oracle import Gaussian
 from phin.recipes import RECIPES, DiffusionRecipe, train
+from phin.registry import build
+from phin.training.denoising import Denoising
 from phin.training.log import Meter
 from phin.training.loop import Losses
-from phin.training.tasks import Denoising
 
 CHAIN = Discrete(Cosine(), T=12)
 """Of few steps, so that each has room for a variance."""
@@ -420,7 +421,7 @@ def test_the_founding_papers_recipes_are_what_they_say() -> None:
         assert recipe.learn_variance == (recipe.objective == "hybrid") == (name == "mnist-improved-ddpm")
         ladder, trained = (
             recipe.sample.levels(),
-            phin.recipes.build(density, phin.recipes.SCHEDULES, "schedule"),
+            build(density, SCHEDULES, "schedule"),
         )
         ends = trained.levels(2).log_snr
         assert ends[0] - 1e-6 <= ladder.log_snr[0]  # sampled where it was trained

@@ -21,7 +21,7 @@ from phin.diffusion.schedules import Cosine
 from phin.metrics import noisy
 from phin.nets.classifier import ClassifierConfig, NoisyClassifier
 from phin.oracle import Mixture
-from phin.training.tasks import NoisyClassification
+from phin.training.classification import NoisyClassification
 
 SHADE, SPREAD, SIDE = 0.1, 0.3, 4
 DIMS = SIDE**2

@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"errors"},
     "nets": {"diffusion", "errors"},
     "data": {"diffusion", "errors"},
-    "sampling": {"nets", "diffusion", "registry", "errors"},
+    "families": {"nets", "diffusion", "errors"},
+    "sampling": {"families", "nets", "diffusion", "registry", "errors"},
     "metrics": {"nets", "data", "diffusion", "pictures", "errors"},
-    "training": {"sampling", "metrics", "nets", "data", "diffusion", "pictures", "registry", "errors"},
 }
+MAY_IMPORT["training"] = {*MAY_IMPORT} - {"oracle"}
 MAY_IMPORT["recipes"] = {*MAY_IMPORT}
 MAY_IMPORT["models"] = {*MAY_IMPORT}
 MAY_IMPORT["evaluation"] = {*MAY_IMPORT}

@@ -21,7 +21,8 @@ from phin.diffusion.schedules import Cosine, Discrete, Schedule
 from phin.diffusion.weights import Weight, snr_plus_one
 from phin.nets.classifier import Classifier, ClassifierConfig, NoisyClassifier
 from phin.oracle import Gaussian
-from phin.training.tasks import Classification, Denoising, NoisyClassification
+from phin.training.classification import Classification, NoisyClassification
+from phin.training.denoising import Denoising
 
 BATCH = 12
 VIEWS = Augmentation()

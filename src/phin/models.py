@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -10,16 +10,17 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phin.data.numbers import tokens
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
 from phin.errors import PhinError
-from phin.nets.classifier import Classifier, NoisyClassifier
+from phin.families.base import OneShot
+from phin.nets.classifier import NoisyClassifier
 from phin.pictures import to_bytes
 from phin.recipes import DiffusionRecipe, Facts, Recipe, restore
-from phin.sampling import Guide, SampleConfig, draw
+from phin.sampling import Guide, SampleConfig, draw, generate
 from phin.training.checkpoint import load_weights, read_weights
 
 
@@ -27,7 +28,7 @@ from phin.training.checkpoint import load_weights, read_weights
 class Model:
     """A trained model and what is known of it."""
 
-    net: Denoiser | Classifier | NoisyClassifier
+    net: nn.Module
     """In evaluation mode."""
     recipe: Recipe
     facts: Facts
@@ -114,8 +115,7 @@ def samples(
     Raises:
         PhinError: On a model that does not sample, a prompt or label it does not know, or a wrong choice.
     """
-    denoiser, own = drawing(model)
-    config = choose(own, choices)
+    draw = drawer(model, seed, watch, guide, choices)
     kind, rows = conditions(model, prompts, labels, n)
     shape = model.facts.shape
     done: dict[int, Tensor] = {}
@@ -126,8 +126,7 @@ def samples(
         for part in (alike[i : i + size] for i in range(0, len(alike), size)):
             cond = torch.stack([rows[k] for k in part])
             given = {"text": {"text": cond}, "label": {"label": cond[:, 0]}, "": {}}[kind]
-            x = draw(denoiser, config, sides, given, seed, part, watch and partial(watch, part), guide)
-            done.update(zip(part, x.cpu(), strict=True))
+            done.update(zip(part, draw(sides, given, part).cpu(), strict=True))
     return [done[k] for k in range(len(done))]
 
 
@@ -137,7 +136,41 @@ def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
     return [to_bytes(x) if x.ndim > 1 else x.numpy() for x in drawn]
 
 
-def choose(config: SampleConfig, choices: dict[str, Any]) -> SampleConfig:
+Draw = Callable[[tuple[int, ...], dict[str, Tensor], Sequence[int]], Tensor]
+"""(the shape of one sample, the condition of each, their numbers) -> samples in the range of the data."""
+
+
+def drawer(
+    model: Model, seed: int, watch: Watch | None, guide: Guide | None, choices: Mapping[str, Any]
+) -> Draw:
+    """How a model of any family draws a batch. Arguments as of `samples`.
+
+    Raises:
+        PhinError: On a model that does not sample, or a choice that it does not have.
+    """
+    if isinstance(model.net, OneShot):
+        net = model.net
+        if refused := [*choices, *(["a classifier"] if guide else [])]:
+            raise PhinError(
+                f"{model.path} draws in one pass of its network, without levels and guidance: "
+                f"leave {refused[0]} out"
+            )
+
+        def generated(shape: tuple[int, ...], cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
+            return generate(net, cond, seed, numbers)
+
+        return generated
+
+    denoiser, own = drawing(model)
+    config = choose(own, choices)
+
+    def drawn(shape: tuple[int, ...], cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
+        return draw(denoiser, config, shape, cond, seed, numbers, watch and partial(watch, numbers), guide)
+
+    return drawn
+
+
+def choose(config: SampleConfig, choices: Mapping[str, Any]) -> SampleConfig:
     """The configuration with these choices.
 
     Raises:
@@ -158,7 +191,8 @@ def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
     """
     if not isinstance(model.net, Denoiser) or not isinstance(model.recipe, DiffusionRecipe):
         raise PhinError(
-            f"{model.path} is a classifier and does not draw; load a diffusion model, such as numbers"
+            f"{model.path} is a {model.metadata['family']} and does not draw by denoising; "
+            "load a diffusion model, such as numbers"
         )
     return model.net, model.recipe.sample
 

@@ -80,6 +80,12 @@ class Data(Protocol):
         ...
 
 
+def some(data: Data, which: Which, n: int) -> Batch:
+    """`n` examples of a split, or all that a small set has."""
+    count = data.count(which)
+    return data.split(which, n if count is None else min(n, count))
+
+
 @lru_cache(maxsize=8)
 def _epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return stream(seed, "order", epoch).permutation(count)

@@ -1,19 +1,8 @@
-"""Recipes: named, typed configurations of everything that can be trained.
+"""Diffusion models."""
 
-A recipe is a tree of dataclasses with plain values. It is what `phin train NAME` takes its options from, what
-a run saves as JSON beside its weights, and what builds the model again. A new one is an entry at the foot.
-"""
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
-
-import torch
-
-from phin import data as datasets
-from phin.data.augment import Augmentation
 from phin.data.base import Data
 from phin.diffusion.decoder import DECODERS
 from phin.diffusion.denoiser import Denoiser
@@ -21,56 +10,23 @@ from phin.diffusion.level import SCALINGS
 from phin.diffusion.losses import TIMES
 from phin.diffusion.objectives import OBJECTIVES, ChainBound, ContinuousBound, Hybrid, Objective
 from phin.diffusion.parameterization import PARAMETERIZATIONS, edm
-from phin.diffusion.schedules import SCHEDULES, Discrete, Schedule
-from phin.diffusion.weights import WEIGHTS, Weight, simple
+from phin.diffusion.schedules import SCHEDULES, Discrete
+from phin.diffusion.weights import WEIGHTS
 from phin.errors import PhinError
-from phin.nets.classifier import Classifier, ClassifierConfig, NoisyClassifier
 from phin.nets.mlp import MLP, MLPConfig
 from phin.nets.posterior import Posterior
 from phin.nets.unet import UNet, UNetConfig
+from phin.recipes.base import Facts, Recipe, finite
 from phin.registry import build
 from phin.sampling import SampleConfig
 from phin.training.config import TrainConfig
 
 if TYPE_CHECKING:  # what only training needs is imported when a training starts
     from phin.training.loop import Task
-    from phin.training.run import Result
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a model has to know of its data, kept beside its weights: the data are not needed to use it."""
-
-    shape: tuple[int, ...]
-    """One example (C, *sides); of number strings, one cell."""
-    classes: int
-    vocabulary: int
-    class_names: tuple[str, ...]
-    eight_bit: bool
-
-    @classmethod
-    def of(cls, data: Data) -> "Facts":
-        """The facts of a data set."""
-        return cls(data.shape, data.classes, data.vocabulary, data.class_names, data.eight_bit)
-
-    def unconditional(self) -> "Facts":
-        """The same data without labels and text."""
-        return replace(self, classes=0, vocabulary=0, class_names=())
-
-
-def _finite(density: Schedule, weight: Weight = simple) -> bool:
-    """Whether levels, and the weight of the squared error of x at them, are positive and finite in float32.
-
-    It is looked at both ends and in the middle.
-    """
-    with torch.no_grad():
-        level = density(torch.tensor([0.0, 0.5, 1.0]))
-        numbers = level.alpha, level.sigma, level.log_snr.exp() * weight(level.log_snr)
-    return all(bool((number.isfinite() & (number > 0)).all()) for number in numbers)
-
-
-@dataclass(frozen=True)
-class DiffusionRecipe:
+class DiffusionRecipe(Recipe):
     """A diffusion model."""
 
     data: str = "mnist"
@@ -100,7 +56,7 @@ class DiffusionRecipe:
         build(self.parameterization, PARAMETERIZATIONS, "parameterization", SCALINGS, SCHEDULES)
         density = build(self.density, SCHEDULES, "schedule", SCALINGS)
         weight = build(self.weight, WEIGHTS, "weight", SCALINGS, SCHEDULES)
-        if not _finite(density, weight):
+        if not finite(density, weight):
             raise PhinError(
                 f"weight {self.weight} at density {self.density} is infinite or 0 at some level, in float32; "
                 "take another weight, or less distant ends"
@@ -180,7 +136,7 @@ class DiffusionRecipe:
 
     def task(self, data: Data) -> "Task":
         """What the training loop trains: the untrained model, on the data."""
-        from phin.training.tasks import Denoising
+        from phin.training.denoising import Denoising
 
         model = self.model(self.facts(data))
         density = build(self.density, SCHEDULES, "schedule", SCALINGS)
@@ -206,135 +162,6 @@ class DiffusionRecipe:
         )
 
 
-@dataclass(frozen=True)
-class ClassifierRecipe:
-    """A classifier; its features measure pictures."""
-
-    data: str = "mnist"
-    """Labelled data set."""
-    net: ClassifierConfig = ClassifierConfig()
-    """The network."""
-    views: Augmentation = Augmentation()
-    """How far the random views of a picture stray."""
-    smoothing: float = 0.1
-    """Label smoothing."""
-    train: TrainConfig = TrainConfig(minutes=6)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise PhinError(f"smoothing is a share, from 0 to less than 1, not {self.smoothing}")
-
-    def model(self, facts: Facts) -> Classifier:
-        """The untrained model."""
-        if not facts.classes:
-            raise PhinError(f"{self.data} has no labels, and a classifier needs them")
-        return Classifier(self.net, facts.shape[0], facts.classes)
-
-    def facts(self, data: Data) -> Facts:
-        """What the model has to know of its data."""
-        return Facts.of(data)
-
-    def task(self, data: Data) -> "Task":
-        """What the training loop trains: the untrained model, on the data."""
-        from phin.training.tasks import Classification
-
-        model = self.model(self.facts(data))
-        return Classification(model, data, self.views, self.smoothing, self.train.batch, self.train.seed)
-
-
-@dataclass(frozen=True)
-class NoisyClassifierRecipe:
-    """A classifier of noisy pictures; it guides diffusion models of the same data."""
-
-    data: str = "mnist"
-    """Labelled data set."""
-    net: ClassifierConfig = ClassifierConfig(blocks=(1, 2, 2))
-    """The network."""
-    density: str = "cosine"
-    """Schedule whose levels, at uniform times, the classifier is trained at."""
-    views: Augmentation = Augmentation()
-    """How far the random views of a picture stray, of which it sees noisy versions."""
-    train: TrainConfig = TrainConfig(minutes=5)
-
-    def __post_init__(self) -> None:
-        if not _finite(build(self.density, SCHEDULES, "schedule", SCALINGS)):
-            raise PhinError(
-                f"density {self.density} is infinite somewhere in float32; take less distant ends"
-            )
-
-    def model(self, facts: Facts) -> NoisyClassifier:
-        """The untrained model."""
-        if not facts.classes:
-            raise PhinError(f"{self.data} has no labels, and a classifier needs them")
-        return NoisyClassifier(self.net, facts.shape[0], facts.classes)
-
-    def facts(self, data: Data) -> Facts:
-        """What the model has to know of its data."""
-        return Facts.of(data)
-
-    def task(self, data: Data) -> "Task":
-        """What the training loop trains: the untrained model, on the data."""
-        from phin.training.tasks import NoisyClassification
-
-        model = self.model(self.facts(data))
-        density = build(self.density, SCHEDULES, "schedule", SCALINGS)
-        return NoisyClassification(model, data, density, self.views, self.train.batch, self.train.seed)
-
-
-T = TypeVar("T")
-Recipe = DiffusionRecipe | ClassifierRecipe | NoisyClassifierRecipe
-FAMILIES: dict[str, type[Recipe]] = {
-    "diffusion": DiffusionRecipe,
-    "classifier": ClassifierRecipe,
-    "noisy-classifier": NoisyClassifierRecipe,
-}
-"""The kinds of models: a file of weights names its own."""
-
-
-def describe(name: str, recipe: Recipe, facts: Facts, command: str | None = None) -> dict[str, Any]:
-    """What a file of weights says of its model, JSON-able: enough to build it again, or to train it again."""
-    family = next(family for family, kind in FAMILIES.items() if isinstance(recipe, kind))
-    described = {"name": name, "family": family, "recipe": asdict(recipe), "facts": asdict(facts)}
-    return described if command is None else {**described, "command": command}
-
-
-def restore(description: Mapping[str, Any]) -> tuple[Recipe, Facts]:
-    """The recipe and the facts of a description: the inverse of `describe`.
-
-    Raises:
-        PhinError: On a family or a field that this version does not know.
-    """
-    family = description.get("family")
-    if family not in FAMILIES:
-        raise PhinError(
-            f"unknown family of models {family!r}; this version of phin knows {', '.join(FAMILIES)}"
-        )
-    try:
-        return _dataclass(FAMILIES[family], description["recipe"]), _dataclass(Facts, description["facts"])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise PhinError(
-            f"the description of this model is not understood ({error!r}); make it again"
-        ) from error
-
-
-def _dataclass(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of plain values from JSON's dictionaries and lists."""
-    hints = get_type_hints(kind)
-    if unknown := values.keys() - hints.keys():
-        raise PhinError(
-            f"{kind.__name__} has no field {min(unknown)!r}; the file is from another version of phin"
-        )
-    return kind(**{name: _value(hints[name], value) for name, value in values.items()})
-
-
-def _value(hint: Any, value: Any) -> Any:
-    if isinstance(value, dict):  # of two configurations, the one whose fields these are
-        kinds: tuple[Any, ...] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        fitting = (kind for kind in kinds if value.keys() <= {field.name for field in fields(kind)})
-        return _dataclass(next(fitting, kinds[0]), value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 _POINTS = DiffusionRecipe(
     data="swiss-roll",
     net=MLPConfig(),
@@ -353,11 +180,8 @@ _DDPM = DiffusionRecipe(
 _SCORE = replace(_DDPM, density="linear", sample=SampleConfig(steps=20, guidance=1.0, grid="linear"))
 
 NUMBERS = DiffusionRecipe(data="numbers", train=TrainConfig(minutes=10, batch=64, lr=2e-3))
-_READER = ClassifierRecipe(
-    train=TrainConfig(minutes=7, batch=256, lr=2e-3, weight_decay=0.05, warmup=0.05), data="mnist"
-)
 
-RECIPES: dict[str, Recipe] = {
+recipes: dict[str, Recipe] = {
     "numbers": NUMBERS,
     "mnist": DiffusionRecipe(data="mnist"),
     "mnist-ddpm": _DDPM,
@@ -397,44 +221,4 @@ RECIPES: dict[str, Recipe] = {
     "eight-gaussians": replace(_POINTS, data="eight-gaussians"),
     "checkerboard": replace(_POINTS, data="checkerboard"),
     "moons": replace(_POINTS, data="moons"),
-    "mnist-classifier": _READER,
-    "fashion-classifier": replace(_READER, data="fashion-mnist"),
-    "mnist-noisy-classifier": NoisyClassifierRecipe(data="mnist", train=replace(_READER.train, minutes=5)),
 }
-
-
-def named(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        PhinError: There is none.
-    """
-    if name not in RECIPES:
-        raise PhinError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]
-
-
-def train(
-    recipe: Recipe | str, out: Path | str | None = None, name: str | None = None, command: str | None = None
-) -> "Result":
-    """Trains a recipe, by its name or as changed by `replace`; the same call again goes on where it stopped.
-
-    Args:
-        recipe: What to train.
-        out: Folder for weights, logs and pictures; runs/NAME by default.
-        name: The run's name; the recipe's by default.
-        command: What a shell was told, noted in the files.
-
-    Raises:
-        PhinError: On anything that a user can mend: data that cannot be had, a folder that cannot be written
-            to, another recipe's run in the folder, a full disk, a loss that is not finite.
-    """
-    from phin.training.loop import fit
-
-    if isinstance(recipe, str):
-        name, recipe = name or recipe, named(recipe)
-    name = name or Path(recipe.data).name
-    data = datasets.load(recipe.data)
-    torch.manual_seed(recipe.train.seed)  # of the first weights
-    task, description = recipe.task(data), describe(name, recipe, recipe.facts(data), command)
-    return fit(task, recipe.train, Path(out or Path("runs") / name), description)

@@ -1,0 +1,1 @@
+"""The families that diffusion models are compared with, or live inside."""
