@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phin.data.augment import Augmentation, augment
+from phin.data.augment import Augmentation, augment, mirror
 
 STILL = Augmentation(shift=0, rotate=0, scale=0, stretch=0, shear=0)
 HEIGHT, WIDTH = 48, 64
@@ -90,6 +90,14 @@ def test_flip_mirrors_every_second_image_and_nothing_else():
     mirrored = (flipped - x.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
     assert ((flipped - x).abs().amax((1, 2, 3)) < 1e-5).equal(~mirrored)
     assert 35 <= mirrored.sum() <= 65
+
+
+def test_mirroring_exchanges_left_and_right_where_the_draw_is_below_one_half():
+    x = torch.rand(4, 3, 5, 6)
+    mirrored = mirror(x, np.array([0.0, 0.5, 0.49, 0.99]))
+    assert mirrored[1::2].equal(x[1::2])
+    for row, column in np.ndindex(5, 6):
+        assert mirrored[::2, :, row, column].equal(x[::2, :, row, 5 - column])
 
 
 def test_a_view_depends_on_the_generator_and_its_own_picture_only():

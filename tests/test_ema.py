@@ -10,10 +10,11 @@ from phin.errors import PhinError
 from phin.training.ema import EMA, power
 
 
-def profile(width: float, updates: int) -> torch.Tensor:
+def profile(width: float, updates: int, decay: float | None = None) -> torch.Tensor:
     """How much each update weighs in the average: the i-th makes the weights the i-th unit vector."""
     model = nn.Linear(updates, 1, bias=False).double()
-    ema = EMA(model, width)
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, width, decay)
     units = torch.eye(updates)
     for t in range(1, updates + 1):
         model.load_state_dict({"weight": units[t - 1 : t]})
@@ -43,6 +44,21 @@ def test_exponent_has_the_width_it_is_asked_for(width: float) -> None:
 def test_the_ends_are_no_averaging_and_the_plain_mean() -> None:
     assert profile(0, 50).tolist() == [0.0] * 49 + [1.0]
     torch.testing.assert_close(profile(1 / math.sqrt(12), 50), torch.full((50,), 0.02, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.9999])
+def test_a_constant_decay_is_the_exponential_average_whatever_the_width(decay: float) -> None:
+    """Update i of t weighs (1 - decay) decay^(t - i); what is left of 1 is on the weights of the start."""
+    weights = profile(0.1, n := 60, decay)
+    age = torch.arange(n - 1, -1, -1, dtype=torch.float64)
+    torch.testing.assert_close(weights, (1 - decay) * decay**age, rtol=1e-9, atol=1e-15)
+    model = nn.Linear(1, 1)
+    start = model.weight.item()
+    ema = EMA(model, 0.1, decay)
+    nn.init.zeros_(model.weight)
+    for t in range(1, n + 1):
+        ema.update(t)
+    assert ema.model.get_parameter("weight").item() == pytest.approx(start * decay**n, rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [-0.1, 0.3, math.nan])

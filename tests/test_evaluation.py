@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from phin import data as datasets
 from phin import demo as demos
 from phin import models
-from phin.data.base import Part
+from phin.data.base import Part, from_integers
 from phin.data.numbers import NUMBERS, Handwriting, Numbers, held_out, random_strings
 from phin.demo import demo
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
 from phin.diffusion.parameterization import x as predicts_x
 from phin.errors import PhinError
-from phin.evaluation import Plan, evaluate, record, rows
+from phin.evaluation import PicturePlan, Plan, evaluate, record, rows
+from phin.metrics.features import Features, Seen
 from phin.models import Model
 from phin.nets.classifier import Classifier, NoisyClassifier
 
@@ -77,6 +78,19 @@ class Reader(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         return -(self.features(x)[:, :1] - brightness(torch.arange(10))).abs()
+
+
+class Looks(Features):
+    """What the reader sees."""
+
+    name, dims, class_names = "brightness", 2, tiny.DIGITS
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        pass
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        x = from_integers(pictures)
+        return Seen(Reader().features(x), Reader()(x))
 
 
 class Labels(Bars):
@@ -158,7 +172,7 @@ def test_a_classifier_is_measured_on_the_test_split(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_guide_reaches_the_sampler_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels are drawn as grey; a classifier whose log p(k | z) rises with brightness makes all of them 9."""
+    """Labels are drawn as grey; a classifier whose log p rises with brightness makes 1 of 0, ... 9 of 9."""
     images = bars(400, 0)
     data = datasets.Images("mnist", {"train": images, "valid": images, "test": images}, tiny.DIGITS)
     entry = replace(datasets.DATA["mnist"], load=lambda: data)
@@ -166,14 +180,15 @@ def test_a_guide_reaches_the_sampler_and_is_noted(monkeypatch: pytest.MonkeyPatc
     facts = replace(tiny.FACTS[tiny.READER], classes=10)
     recipe = replace(tiny.LABELLED, data="mnist")
     model = Model(Denoiser(Labels(), predicts_x), recipe, facts, {"name": "labels"}, Path("labels"))
-    plain = evaluate(model, READER, PLAN, guidance=1.0)
-    assert plain["digits"]["rate"] == 1
+    options: Any = {"plan": PicturePlan(n=200, compared=0), "guidance": 1.0}
+    options["features"] = Looks()
+    plain = evaluate(model, **options)
+    assert plain["label"]["rate"] == 1
     assert "classifier" not in plain["sampling"]
-    brighter = models.guide(model, replace(READER, net=Brighter(), path=Path("brighter")), 2.0)
-    figures = evaluate(model, READER, PLAN, guide=brighter, guidance=1.0)
-    nines = data.split("test", PLAN.n, PLAN.seed).cond["label"] == 9
-    assert figures["digits"]["right"] == nines.sum()
-    assert figures["sampling"] | {"classifier": "brighter", "classifier_scale": 2.0} == figures["sampling"]
+    brighter = models.guide(model, replace(READER, net=Brighter(), path=Path("brighter")), 0.002)
+    figures = evaluate(model, guide=brighter, **options)
+    assert figures["label"]["right"] == (data.split("train", 200).cond["label"] == 9).sum()
+    assert figures["sampling"] | {"classifier": "brighter", "classifier_scale": 0.002} == figures["sampling"]
 
 
 @pytest.mark.parametrize("field", ["n", "n_unseen", "n_frechet"])

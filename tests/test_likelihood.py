@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from coins import EXACT, SHARE, SIDES, TwoValues, bernoulli
 from torch import Tensor, nn
 
 from phin import cli, models, nll
@@ -20,39 +21,16 @@ from phin.data.numbers import Handwriting, Numbers
 from phin.diffusion import ode
 from phin.diffusion.decoder import discretized_gaussian
 from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.dequantization import dequantized
+from phin.diffusion.noise import uniform
 from phin.diffusion.parameterization import x as predicts_x
 from phin.diffusion.schedules import Cosine, Discrete, Geometric, Learned, Schedule
 from phin.errors import PhinError
-from phin.metrics.likelihood import METHODS, Likelihood, Options, Rate, dequantized, lossless, measure
+from phin.metrics.likelihood import METHODS, Likelihood, Options, Rate, lossless, measure
 from phin.recipes import DiffusionRecipe, Facts
 
 EACH = pytest.mark.parametrize("method", METHODS)
-DARK, LIGHT, SHARE = 51, 204, 0.25  # two values, -0.6 and 0.6, and the light one's share
-SIDES = (1, 2, 3)
 WIDE = Geometric(sigma_min=1e-3, sigma_max=100.0)
-
-
-class TwoValues(nn.Module):
-    """E[x | z] of independent pixels that are -0.6 or 0.6: of a Bernoulli variable."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anything = nn.Parameter(torch.zeros(()))
-
-    def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        log_snr = log_snr.view(-1, 1, 1, 1)
-        u = z * (1 + torch.exp(-log_snr)).sqrt()  # x + noise of SNR: the network's input is of unit variance
-        odds = math.log(SHARE / (1 - SHARE)) + 2 * 0.6 * u * torch.exp(log_snr)
-        return 0.6 * torch.tanh(odds / 2)
-
-
-EXACT = Denoiser(TwoValues(), predicts_x)
-ENTROPY = -(SHARE * math.log2(SHARE) + (1 - SHARE) * math.log2(1 - SHARE))
-
-
-def bernoulli(n: int, seed: int = 0) -> Batch:
-    light = np.random.default_rng(seed).random((n, *SIDES)) < SHARE
-    return Batch(from_integers(torch.from_numpy(np.where(light, LIGHT, DARK).astype(np.uint8))), {}, n)
 
 
 def surprise(batch: Batch) -> float:
@@ -141,18 +119,6 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
 # --- the ODE and dequantization
 
 
-def test_uniform_noise_fills_the_bins_and_no_more() -> None:
-    x = from_integers(torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8))
-    noisy = dequantized(x, 0, range(4), 50)
-    assert noisy.shape == (200, 1, 8, 8)
-    u = (noisy - x.repeat_interleave(50, 0)) * 127.5
-    assert -0.5 - 1e-4 < u.min() < -0.499
-    assert 0.499 < u.max() < 0.5 + 1e-4
-    assert abs(float(u.mean())) < 4.5 * (1 / 12 / u.numel()) ** 0.5
-    assert abs(float(u.var()) * 12 - 1) < 0.05
-    torch.testing.assert_close(dequantized(x[2:], 0, [2, 3], 50), noisy[100:])
-
-
 class Normal(nn.Module):
     """E[x | z] of standard normal data."""
 
@@ -198,7 +164,8 @@ def test_probes_belong_to_the_image() -> None:
     x, given = bernoulli(3).x, Denoiser(Coupled(), predicts_x).given()
     method = METHODS["ode"](Cosine(), Options(times=2, probes=3, seed=5, rtol=1e-3))
     ours = method(given, x, range(3))
-    inside = dequantized(x, 5, range(3), 2)
+    drawn = uniform(5, "dequantization", range(3), (2, *SIDES)).flatten(0, 1)
+    inside = dequantized(x.repeat_interleave(2, 0), drawn)
     theirs = ode.log_prob(given, inside, Cosine(), ode.Hutchinson(3), 1e-3, 1e-3, seed=5)
     torch.testing.assert_close(ours.terms["density"].flatten(), -theirs.nats)
     assert ours.calls.tolist() == theirs.solution.evaluations.view(3, 2).sum(1).tolist()

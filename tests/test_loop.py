@@ -136,6 +136,18 @@ def test_the_average_is_over_the_steps_that_had_an_effect(tmp_path: Path) -> Non
         torch.testing.assert_close(tensors[f"ema.{name}"].double(), mean, rtol=1e-4, atol=1e-6)
 
 
+def test_the_average_has_the_decay_that_was_asked_for(tmp_path: Path) -> None:
+    """mean <- decay mean + (1 - decay) weights, from the first weights on; skipped steps are none."""
+    task = Watched((3,), steps=6, ema_decay=0.7)
+    tensors, _ = read_weights(task.fit(tmp_path))
+    after = [*task.weights[1:], dict(task.model.state_dict())]
+    for name, first in task.weights[0].items():
+        mean = first.double()
+        for step, weights in enumerate(after):
+            mean = mean if step == 3 else 0.7 * mean + 0.3 * weights[name].double()
+        torch.testing.assert_close(tensors[f"ema.{name}"].double(), mean, rtol=1e-4, atol=1e-6)
+
+
 def test_of_equally_good_weights_the_first_are_kept(tmp_path: Path) -> None:
     class Constant(Toy):
         def validate(self, model: nn.Module) -> dict[str, float]:

@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 
-from phin import models
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
 from phin.diffusion.noise import seeded
@@ -74,7 +73,7 @@ def test_of_a_run_the_best_averaged_weights_are_taken(numbers: Model, tmp_path: 
 def test_a_name_is_that_of_a_shipped_model_before_that_of_a_folder(
     numbers: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "SHIPPED", numbers.path.parent)
+    monkeypatch.setattr("phin.recipes.trained.SHIPPED", numbers.path.parent)
     monkeypatch.chdir(tmp_path)
     Path("numbers").mkdir()
     assert load("numbers").path == numbers.path
@@ -96,8 +95,13 @@ def test_files_that_are_no_such_model_are_refused(numbers: Model, tmp_path: Path
     description = describe("tiny", wider, tiny.FACTS[tiny.NUMBERS])
     save_weights(other, read_weights(numbers.path)[0], description)
     future = tmp_path / "future.safetensors"
-    save_weights(future, {}, {**description, "family": "vae"})
-    for file, message in ((cut, "cut short"), (bent, "damaged"), (other, "another model"), (future, "'vae'")):
+    save_weights(future, {}, {**description, "family": "flow"})
+    for file, message in (
+        (cut, "cut short"),
+        (bent, "damaged"),
+        (other, "another model"),
+        (future, "'flow'"),
+    ):
         with pytest.raises(PhinError, match=message):
             load(file)
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -329,6 +330,29 @@ def test_an_mlp_learns_the_exact_denoiser_of_a_gaussian() -> None:
         optimizer.step()
     z, log_snr, _, exact = draw(2000)
     assert F.mse_loss(net(z, log_snr), exact) < 0.02 * exact.square().mean()
+
+
+def test_fourier_features_are_the_waves_of_the_input() -> None:
+    z, log_snr = torch.rand(3, 4, 2, dtype=torch.float64) * 2 - 1, torch.tensor([2.0, 8.0, 40.0]).double()
+    told = UNet(replace(SMALL, fourier=(0, 3)), 2).detailed(z, log_snr)
+    assert torch.equal(told[..., :2], z)
+    waves = [f(2**n * torch.pi * z) for f in (torch.sin, torch.cos) for n in (0, 3)]
+    torch.testing.assert_close(told[..., 2:], torch.stack(waves, -1).flatten(-2))
+
+
+def test_waves_fade_to_their_mean_over_the_noise() -> None:
+    """E sin(w (z + std eps)), by Gauss-Hermite quadrature, with the noise of an input of unit variance."""
+    z, log_snr = torch.rand(3, 4, 2, dtype=torch.float64) * 2 - 1, torch.tensor([2.0, 8.0, 40.0]).double()
+    plain = UNet(replace(SMALL, fourier=(0, 3)), 2)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(120))
+    std = torch.sigmoid(-log_snr).sqrt().view(-1, 1, 1)
+    mean = sum(
+        w * plain.detailed(z + std * e, log_snr) for e, w in zip(nodes, weights / weights.sum(), strict=True)
+    )
+    assert isinstance(mean, Tensor)
+    faded = UNet(replace(SMALL, fourier=(0, 3), fade=True), 2).detailed(z, log_snr)
+    torch.testing.assert_close(faded, mean, rtol=1e-6, atol=1e-8)
+    assert faded[0, ..., 2:].abs().max() < plain.detailed(z, log_snr)[0, ..., 2:].abs().max()
 
 
 def test_the_periods_of_the_level_embedding() -> None:

@@ -1,12 +1,15 @@
 """Randomness by counters: pure, independent, and normal."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from phin.diffusion.noise import normal, seeded, stream
+from phin.diffusion.noise import normal, seeded, stream, uniform
 
 seeds = st.integers(0, 2**40)
 
@@ -26,13 +29,14 @@ def test_streams_do_not_overlap() -> None:
     assert len(np.unique(drawn)) == len(drawn)
 
 
-def test_rows_are_those_of_their_index_whatever_the_batch() -> None:
-    whole = normal(3, "train", range(10), (2, 5))
+@pytest.mark.parametrize("draw", [normal, uniform])
+def test_rows_are_those_of_their_index_whatever_the_batch(draw: Callable[..., Tensor]) -> None:
+    whole = draw(3, "train", range(10), (2, 5))
     assert whole.dtype == torch.float32
-    assert torch.equal(normal(3, "train", [7, 2], (2, 5)), whole[[7, 2]])
-    assert torch.equal(torch.cat([normal(3, "train", [i], (2, 5)) for i in range(10)]), whole)
-    assert not torch.equal(normal(4, "train", range(10), (2, 5)), whole)
-    assert not torch.equal(normal(3, "valid", range(10), (2, 5)), whole)
+    assert torch.equal(draw(3, "train", [7, 2], (2, 5)), whole[[7, 2]])
+    assert torch.equal(torch.cat([draw(3, "train", [i], (2, 5)) for i in range(10)]), whole)
+    assert not torch.equal(draw(4, "train", range(10), (2, 5)), whole)
+    assert not torch.equal(draw(3, "valid", range(10), (2, 5)), whole)
 
 
 def test_seeded_noise_goes_on_in_each_pictures_own_stream() -> None:

@@ -1,15 +1,17 @@
 """The tasks: batches, noise, times and dropping are what they say, row by row, and the losses are theirs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import phin.data
 from phin.data.augment import Augmentation
 from phin.data.base import WHOLE, Batch, Which
 from phin.diffusion.denoiser import Denoise, Denoiser, Given
@@ -19,6 +21,7 @@ from phin.diffusion.objectives import Simple, Terms
 from phin.diffusion.parameterization import v
 from phin.diffusion.schedules import Cosine, Discrete, Schedule
 from phin.diffusion.weights import Weight, snr_plus_one
+from phin.errors import PhinError
 from phin.nets.classifier import Classifier, ClassifierConfig, NoisyClassifier
 from phin.oracle import Gaussian
 from phin.training.classification import Classification, NoisyClassification
@@ -102,7 +105,7 @@ def readers() -> list[Classification | NoisyClassification]:
 @pytest.mark.parametrize("processes", [2, 5])
 def test_rows_of_several_processes_make_up_the_batch(processes: int) -> None:
     """Times, noise, dropping and views belong to a row's place in the batch, whoever takes the row."""
-    for task in [denoising(drop=0.4), *readers()]:
+    for task in [denoising(drop=0.4), denoising(flip=True), *readers()]:
         for part in task.model.parameters():
             nn.init.normal_(part, std=0.5)
         whole, parts = task(7, WHOLE), [task(7, slice(rank, None, processes)) for rank in range(processes)]
@@ -127,6 +130,33 @@ def test_a_dropped_condition_is_minus_one_and_the_others_stay() -> None:
     assert abs(dropped / n - 0.3) < 4.5 * (0.3 * 0.7 / n) ** 0.5
     denoising(seen, drop=0.0)(0, WHOLE)
     assert torch.equal(seen.calls[-1][3]["label"], Sheets().train(3, 0, BATCH).cond["label"])
+
+
+def test_every_other_picture_is_mirrored_anew_and_validated_ones_are_not() -> None:
+    task = denoising(seen := Seen(), flip=True)
+    mirrored: list[list[bool]] = []
+    for step in range(50):
+        task(step, WHOLE)
+        x, flipped = Sheets().train(3, step, BATCH).x, seen.calls[-1][0]
+        mirrored.append([torch.equal(now, then.flip(-1)) for now, then in zip(flipped, x, strict=True)])
+        same = [torch.equal(now, then) for now, then in zip(flipped, x, strict=True)]
+        assert mirrored[-1] == [not one for one in same]
+    n = 50 * BATCH
+    assert abs(sum(map(sum, mirrored)) / n - 0.5) < 4.5 * (0.25 / n) ** 0.5
+    assert len({tuple(row) for row in mirrored}) == 50
+    task.validate(task.model)
+    assert torch.equal(seen.calls[-1][0], Sheets().split("valid", 256).x)
+    denoising(seen)(0, WHOLE)  # and nothing is unless it is asked for
+    assert torch.equal(seen.calls[-1][0], Sheets().train(3, 0, BATCH).x)
+
+
+def test_flips_are_for_pictures_without_text() -> None:
+    flipped = replace(tiny.POINTS, flip=True)
+    with pytest.raises(PhinError, match=r"flip mirrors pictures, .* and moons has no pictures: leave it out"):
+        flipped.task(phin.data.load("moons"))
+    text = Sheets(vocabulary=10, classes=0)
+    with pytest.raises(PhinError, match="numbers has text in its pictures"):
+        replace(tiny.NUMBERS, flip=True).task(text)
 
 
 def test_no_two_examples_of_a_run_have_the_same_noise() -> None:

@@ -143,7 +143,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path
     class Spoilt(Toy):
         def forward(self, step: int, rows: slice) -> Losses:
             history.append(weights(self.model))
-            loss, log_snr, _ = super().forward(step, rows)
+            loss, log_snr, *_ = super().forward(step, rows)
             if step in (5, 6):
                 vanishing = (next(self.model.parameters()).sum() * 0).abs()
                 loss = loss + (
@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path
 def test_ten_such_steps_in_a_row_stop_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
     class Diverging(Toy):
         def forward(self, step: int, rows: slice) -> Losses:
-            loss, log_snr, _ = super().forward(step, rows)
+            loss, log_snr, *_ = super().forward(step, rows)
             return Losses(loss * math.nan if step in range(3, 12) or step >= 15 else loss, log_snr)
 
     config = configure(steps=100, save_minutes=0.0)
@@ -484,6 +484,8 @@ def test_precision_is_each_runs_own(tmp_path: Path) -> None:
         ({"steps": 5, "lr": math.nan}, "lr must be positive, not nan"),
         ({"steps": 5, "warmup": 1.0}, "warmup is a share"),
         ({"steps": 5, "ema": 0.4}, "EMA of width 0.4"),
+        ({"steps": 5, "ema_decay": 1.0}, "ema_decay must be from 0 to less than 1, .* not 1.0"),
+        ({"steps": 5, "ema_decay": math.nan}, "not nan"),
         ({"steps": 5, "betas": (0.9, 1.0)}, "betas must be"),
         ({"steps": 5, "save_minutes": -1}, "save_minutes must not be negative"),
         ({"steps": 5, "seed": -1}, "seed must not be negative"),

@@ -35,7 +35,7 @@ GUIDANCE, BASE = "phin.diffusion.guidance", "phin.diffusion.solvers.base"
 ANCESTRAL, MULTISTEP = "phin.diffusion.solvers.ancestral", "phin.diffusion.solvers.multistep"
 RUNGE_KUTTA, EXPONENTIAL = "phin.diffusion.solvers.runge_kutta", "phin.diffusion.solvers.exponential"
 SDE, LANGEVIN = "phin.diffusion.solvers.sde", "phin.diffusion.solvers.langevin"
-EDITING = "phin.diffusion.editing"
+EDITING, DEQUANTIZATION = "phin.diffusion.editing", "phin.diffusion.dequantization"
 
 FAULTS: dict[str, tuple[str, str, str]] = {
     # ground
@@ -341,6 +341,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "schedule.slope(times)",
         "schedule.slope(0.5 + 0 * times)",
     ),
+    "The interior descends the variance": (
+        SCHEDULES,
+        "factor = loss.detach() / loss.detach().mean()",
+        "factor = torch.ones_like(loss)",
+    ),
     "The continuous bound is tight": (
         DECODER,
         "precision = 1 / variance + torch.exp",
@@ -407,6 +412,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         ODE,
         "values.std(1) / math.sqrt(self.probes)",
         "values.std(1) / self.probes",
+    ),
+    "Dequantization bounds the likelihood": (
+        DEQUANTIZATION,
+        "math.log((bins - 1) / 2)",
+        "math.log(bins / 2)",
     ),
     # solvers
     "The order of ODE solvers": (MULTISTEP, "h / (2 * (now - memory.at))", "h / (now - memory.at)"),

@@ -17,6 +17,7 @@ from phin.diffusion.schedules import SCHEDULES, Discrete, Flow, Schedule
 from phin.diffusion.weights import (
     WEIGHTS,
     Weight,
+    flow,
     likelihood,
     min_snr,
     p2,
@@ -93,11 +94,14 @@ SQUARED_ERROR_OF: list[tuple[Weight, Parameterization]] = [
     (snr_plus_one, PARAMETERIZATIONS["v"]()),
     (edm_weight(0.5), edm(0.5)),
     (edm_weight(1.7), edm(1.7)),
+    (flow, PARAMETERIZATIONS["flow"]()),
 ]
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize(("weight", "param"), SQUARED_ERROR_OF, ids=["eps", "x", "v", "edm(0.5)", "edm(1.7)"])
+@pytest.mark.parametrize(
+    ("weight", "param"), SQUARED_ERROR_OF, ids=["eps", "x", "v", "edm(0.5)", "edm(1.7)", "flow"]
+)
 def test_the_weight_makes_it_the_squared_error_of_the_output(
     scaling: str, weight: Weight, param: Parameterization
 ) -> None:

@@ -18,7 +18,8 @@ from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.solvers import SOLVERS, sample
 from phin.diffusion.solvers import Watch as Look
 from phin.errors import PhinError
-from phin.models import Model, Watch, choose, conditions, drawing
+from phin.families.latent import space
+from phin.models import Model, Watch, conditions, configured, drawing
 from phin.nets.precision import autocast
 from phin.registry import build
 from phin.sampling import guided
@@ -30,7 +31,7 @@ class Editor:
     """A model made ready for pictures of one size, under one condition, or one for each.
 
     Pictures are (C, H, W) in [-1, 1]. The k-th of several has the same noise under the same seed, however
-    many they are.
+    many they are. Of a model in latents, what is edited is the means of the pictures' latents.
 
     Args:
         model: A diffusion model of pictures, from `models.load`.
@@ -53,8 +54,10 @@ class Editor:
         labels: Sequence[int] | None = None,
         **choices: Any,
     ) -> None:
-        self.denoiser, own = drawing(model)
-        self.config = choose(own, choices)
+        self.denoiser, _ = drawing(model)
+        config = configured(model, choices)
+        assert config is not None
+        self.config, self.home = config, space(self.denoiser)
         self.levels, self.solver = self.config.levels(), build(self.config.solver, SOLVERS, "solver")
         if len(model.facts.shape) != 3:
             raise PhinError(f"{model.path} draws {model.recipe.data}, and no pictures to edit")
@@ -67,6 +70,8 @@ class Editor:
                     f"{path} is {sizes[0]} and {paths[0]} is {sizes[1]}; give pictures of one size"
                 )
         self.pictures = [from_integers(torch.tensor(picture)) for _, picture in read]
+        with torch.no_grad():
+            self.points = list(self.home.encode(torch.stack(self.pictures)).mean)
         self.kind, self.rows = self._conditions(model, prompts, labels)
 
     def _conditions(
@@ -74,6 +79,9 @@ class Editor:
     ) -> tuple[str, list[Tensor]]:
         """The condition's name and its value for each picture."""
         n, cells = len(self.pictures), self.pictures[0].shape[-1] // model.facts.shape[-1]
+        if model.facts.alphabet and not prompts:
+            conditions(model, ["0"], labels, None)
+            return "prompt", [torch.full((model.facts.alphabet.longest,), -1)] * n
         if model.facts.vocabulary and not prompts:
             conditions(model, ["0"], labels, None)  # which refuses labels
             return "text", [torch.full((cells,), -1)] * n
@@ -90,7 +98,7 @@ class Editor:
         if not self.kind:
             return guided(self.denoiser, {}, self.config)
         cond = torch.stack([self.rows[k] for k in which])
-        return guided(self.denoiser, {self.kind: cond if self.kind == "text" else cond[:, 0]}, self.config)
+        return guided(self.denoiser, {self.kind: cond[:, 0] if self.kind == "label" else cond}, self.config)
 
     def vary(
         self, strength: float, n: int, seed: int = 0, watch: Watch | None = None
@@ -112,15 +120,20 @@ class Editor:
         seed: int = 0,
         watch: Watch | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """The first picture with all that is not known painted anew: `editing.inpaint`."""
+        """The first picture with all that is not known painted anew: `editing.inpaint`.
+
+        A latent is known if all pixels of its patch are; what is known of the picture is put back in the end.
+        """
+        height, width = self.points[0].shape[-2:]
+        whole = known.unflatten(1, (width, -1)).unflatten(0, (height, -1)).all(3).all(1)
 
         def draw(x: Tensor, noise: Noise, look: Look | None) -> Tensor:
             denoise = self.denoise([0] * len(x))
             return editing.inpaint(
-                denoise, self.solver, self.levels, x, known, resamplings, jump, noise, look
+                denoise, self.solver, self.levels, x, whole, resamplings, jump, noise, look
             )
 
-        return self._several(draw, n, seed, watch)
+        return torch.where(known, self.pictures[0], self._several(draw, n, seed, watch))
 
     def _several(
         self, draw: Callable[[Tensor, Noise, Look | None], Tensor], n: int, seed: int, watch: Watch | None
@@ -131,20 +144,25 @@ class Editor:
         parts: list[Tensor] = []
         for start in range(0, n, BATCH):
             part = range(start, min(start + BATCH, n))
-            x = self.pictures[0].expand(len(part), *self.pictures[0].shape)
+            x = self.points[0].expand(len(part), *self.points[0].shape)
             with torch.no_grad(), autocast(x.device), _mendable():
                 parts.append(draw(x, seeded(seed, part), watch and partial(watch, part)))
-        return torch.cat(parts)
+        return self._pictures(torch.cat(parts))
+
+    def _pictures(self, z: Tensor) -> Float[Tensor, "n c h w"]:
+        with torch.no_grad():
+            return self.home.decode(z)
 
     def mix(self, steps: int, strength: float, seed: int = 0) -> Float[Tensor, "n c h w"]:
         """From the first picture to the second by the stochastic encoder: `editing.interpolate`."""
         weights, nearest = self._weights(steps)
-        a, b = self.pictures
+        a, b = self.points
         with torch.no_grad(), autocast(a.device), _mendable():
             noise = seeded(seed, range(1))
-            return editing.interpolate(
+            mixed = editing.interpolate(
                 self.denoise(nearest), self.solver, self.levels, a[None], b[None], weights, strength, noise
             )[:, 0]
+        return self._pictures(mixed)
 
     def slerp(self, steps: int, rtol: float | None) -> Float[Tensor, "n c h w"]:
         """From the first picture to the second along the great circle of their latents: `editing.slerp`."""
@@ -161,9 +179,9 @@ class Editor:
         weights = torch.linspace(0, 1, steps)
         return weights, [int(w > 0.5) for w in weights]
 
-    def encode(self, rtol: float | None) -> Float[Tensor, "n c h w"]:
-        """The pictures' latents: by the ODE to a tolerance, or by the solver's own steps up the ladder."""
-        x, which = torch.stack(self.pictures), list(range(len(self.pictures)))
+    def encode(self, rtol: float | None) -> Float[Tensor, "n d *sides"]:
+        """The noise that pictures come from: by the ODE to a tolerance, or by the solver up the ladder."""
+        x, which = torch.stack(self.points), list(range(len(self.points)))
         with torch.no_grad(), _mendable():
             if rtol is not None:
                 select = self._select(which)
@@ -172,15 +190,17 @@ class Editor:
                 return ode.invert(self.denoise(which), self.solver, self.levels, x)
 
     def decode(
-        self, z: Float[Tensor, "n c h w"], which: Sequence[int], rtol: float | None
+        self, z: Float[Tensor, "n d *sides"], which: Sequence[int], rtol: float | None
     ) -> Float[Tensor, "n c h w"]:
         """The pictures of latents, under the conditions of the pictures `which`."""
         with torch.no_grad(), _mendable():
             if rtol is not None:
                 select = self._select(which)
-                return ode.decode(select(torch.arange(len(z))), z, self.levels, rtol, rtol, select=select).y
-            with autocast(z.device):
-                return sample(self.denoise(which), self.solver, self.levels, z)
+                drawn = ode.decode(select(torch.arange(len(z))), z, self.levels, rtol, rtol, select=select).y
+            else:
+                with autocast(z.device):
+                    drawn = sample(self.denoise(which), self.solver, self.levels, z)
+        return self._pictures(drawn)
 
     def _select(self, which: Sequence[int]) -> ode.Select:
         return lambda rows: self.denoise([which[k] for k in rows.tolist()])

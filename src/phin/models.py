@@ -1,16 +1,15 @@
-"""Trained models: loaded by name, from a run's folder or from a file."""
+"""What trained models are asked: to draw, by prompt, by label, and guided."""
 
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phin.data.numbers import tokens
 from phin.diffusion.denoiser import Denoiser
@@ -19,72 +18,14 @@ from phin.errors import PhinError
 from phin.families.base import OneShot
 from phin.nets.classifier import NoisyClassifier
 from phin.pictures import to_bytes
-from phin.recipes import DiffusionRecipe, Facts, Recipe, restore
+from phin.recipes import DiffusionRecipe
+from phin.recipes.trained import Model as Model
+from phin.recipes.trained import load as load
+from phin.recipes.trained import shipped as shipped
 from phin.sampling import Guide, SampleConfig, draw, generate
-from phin.training.checkpoint import load_weights, read_weights
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model and what is known of it."""
-
-    net: nn.Module
-    """In evaluation mode."""
-    recipe: Recipe
-    facts: Facts
-    metadata: dict[str, Any]
-    """Everything its file says: the recipe, the seed, the command, measured figures."""
-    path: Path
-
 
 Watch = Callable[[Sequence[int], Tensor, Level], None]
 """Sees every state of every batch: (the numbers of its samples, z, the level of z)."""
-
-SHIPPED = Path(__file__).parent / "weights"
-
-
-def shipped() -> list[str]:
-    """Names of the models that come with phin."""
-    return sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
-
-
-def load(source: str | Path) -> Model:
-    """A trained model.
-
-    Args:
-        source: The name of a model that comes with phin ("numbers"), the folder of a run ("./numbers" if it
-            bears such a name), or a .safetensors file.
-
-    Raises:
-        PhinError: There is no such model, or its file is damaged or not phin's.
-    """
-    path = _find(source)
-    tensors, metadata = read_weights(path)
-    if any(
-        name.startswith("ema.") for name in tensors
-    ):  # a checkpoint: the averaged weights are the ones to use
-        tensors = {name.removeprefix("ema."): t for name, t in tensors.items() if name.startswith("ema.")}
-    recipe, facts = restore(metadata)
-    net = recipe.model(facts)
-    load_weights(net, tensors, path)
-    return Model(net.eval(), recipe, facts, metadata, path)
-
-
-def _find(source: str | Path) -> Path:
-    if str(source) in shipped():
-        return SHIPPED / f"{source}.safetensors"
-    path = Path(source)
-    if path.is_dir():
-        for name in ("best.safetensors", "last.safetensors"):
-            if (path / name).is_file():
-                return path / name
-        raise PhinError(f"the folder {path} has no weights (best.safetensors); name the folder of a run")
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise PhinError(f"there is no file {path}")
-        return path
-    choices = [*shipped(), "a run's folder or a .safetensors file"]
-    raise PhinError(f"unknown model {str(source)!r}; give {', '.join(choices)}")
 
 
 def samples(
@@ -121,11 +62,11 @@ def samples(
     done: dict[int, Tensor] = {}
     for length in sorted({len(row) for row in rows}):
         alike = [k for k, row in enumerate(rows) if len(row) == length]
-        sides = (*shape[:-1], shape[-1] * length) if kind == "text" else shape
-        size = max(1, batch // length)
+        cells = length if kind == "text" else 1
+        sides, size = (*shape[:-1], shape[-1] * cells), max(1, batch // cells)
         for part in (alike[i : i + size] for i in range(0, len(alike), size)):
             cond = torch.stack([rows[k] for k in part])
-            given = {"text": {"text": cond}, "label": {"label": cond[:, 0]}, "": {}}[kind]
+            given = {"": {}, "label": {"label": cond[:, 0]}}.get(kind, {kind: cond})
             done.update(zip(part, draw(sides, given, part).cpu(), strict=True))
     return [done[k] for k in range(len(done))]
 
@@ -148,26 +89,46 @@ def drawer(
     Raises:
         PhinError: On a model that does not sample, or a choice that it does not have.
     """
-    if isinstance(model.net, OneShot):
+    config = configured(model, choices)
+    if config is None:
         net = model.net
-        if refused := [*choices, *(["a classifier"] if guide else [])]:
-            raise PhinError(
-                f"{model.path} draws in one pass of its network, without levels and guidance: "
-                f"leave {refused[0]} out"
-            )
+        assert isinstance(net, OneShot)
+        if guide is not None:
+            raise PhinError(f"{model.path} draws in one pass of its network: leave the classifier out")
 
         def generated(shape: tuple[int, ...], cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
             return generate(net, cond, seed, numbers)
 
         return generated
 
-    denoiser, own = drawing(model)
-    config = choose(own, choices)
+    denoiser, _ = drawing(model)
 
     def drawn(shape: tuple[int, ...], cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
         return draw(denoiser, config, shape, cond, seed, numbers, watch and partial(watch, numbers), guide)
 
     return drawn
+
+
+def configured(model: Model, choices: Mapping[str, Any]) -> SampleConfig | None:
+    """How a model is sampled with these choices; None of one that draws in one pass, where there are none.
+
+    Raises:
+        PhinError: On a model that does not sample, or a choice that it does not have.
+    """
+    if not isinstance(model.net, OneShot):
+        config = choose(drawing(model)[1], choices)
+        if model.facts.latents and config.threshold != "none":
+            raise PhinError(
+                f"threshold {config.threshold} keeps pixels in their range, and {model.path} lives in "
+                "latents, which have none: give none"
+            )
+        return config
+    if choices:
+        raise PhinError(
+            f"{model.path} draws in one pass of its network, without levels and guidance: leave "
+            f"{next(iter(choices))} out"
+        )
+    return None
 
 
 def choose(config: SampleConfig, choices: Mapping[str, Any]) -> SampleConfig:
@@ -227,6 +188,11 @@ def guide(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
             f"{classifier.path} was trained on {_titled(classifier)} and does not fit {model.path}, "
             f"which draws {_titled(model)}; train a noisy classifier with --data {model.recipe.data}"
         )
+    if model.facts.latents:
+        raise PhinError(
+            f"{model.path} lives in latents, of which {classifier.path} knows nothing: leave the classifier "
+            "out"
+        )
     if not math.isfinite(scale):
         raise PhinError(f"classifier scale = {scale}: give a finite number, such as 1")
     return Guide(classifier.net, scale, str(classifier.path))
@@ -240,7 +206,9 @@ def _titled(model: Model) -> str:
 def conditions(
     model: Model, prompts: Sequence[str] | None, labels: Iterable[SupportsIndex] | None, n: int | None
 ) -> tuple[str, list[Tensor]]:
-    """What is to be drawn: the condition's name ("text", "label" or "") and its value (L,) for each sample.
+    """What is to be drawn: the condition's name and its value (L,) for each sample.
+
+    Names are "text", of numbers, "prompt", of numbers in words, "label", and "" where nothing is told.
 
     The arguments are those of `samples`.
 
@@ -248,21 +216,24 @@ def conditions(
         PhinError: On a prompt or label that the model does not know, or none where it needs one.
     """
     facts = model.facts
-    for name, given, known in (("prompts", prompts, facts.vocabulary), ("labels", labels, facts.classes)):
+    prompted = bool(facts.vocabulary or facts.alphabet)
+    for name, given, known in (("prompts", prompts, prompted), ("labels", labels, facts.classes)):
         if given is not None and not known:
-            instead = "prompts" if facts.vocabulary else "labels" if facts.classes else None
+            instead = "prompts" if prompted else "labels" if facts.classes else None
             raise PhinError(
                 f"a model of {model.recipe.data} takes no {name}"
                 + (f": give it {instead} (--{instead[:-1]})" if instead else "")
             )
     if n is not None and n < 1:
         raise PhinError(f"n = {n}: at least 1 sample must be asked for")
-    if facts.vocabulary:
+    if prompted:
         if not prompts:
-            raise PhinError("nothing to draw: give prompts, numbers of one to five digits such as 40213")
+            such = "0 to 99,999, such as forty-two" if facts.alphabet else "one to five digits such as 40213"
+            raise PhinError(f"nothing to draw: give prompts, numbers of {such}")
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise PhinError(f"prompts are a list of texts, not {prompts!r}: give one such as ['40213']")
-        return "text", [row for row in map(tokens, prompts) for _ in range(n or 1)]
+        kind, read = ("prompt", facts.alphabet.tokens) if facts.alphabet else ("text", tokens)
+        return kind, [row for row in map(read, prompts) for _ in range(n or 1)]
     if not facts.classes:
         return "", list(torch.zeros(n or 1, 1))
     if labels is None:

@@ -14,8 +14,13 @@ def to_bytes(x: Float[Tensor, "*batch c h w"]) -> UInt8[np.ndarray, "*picture"]:
 
     x = 2 k / 255 - 1 gives k.
     """
-    integers = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    integers = to_integers(x).movedim(-3, -1).cpu().numpy()
     return integers[..., 0] if integers.shape[-1] == 1 else integers
+
+
+def to_integers(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The integers k from 0 to 255 whose x = 2 k / 255 - 1 are nearest."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def tile(

@@ -6,7 +6,8 @@ A page is made of pieces of HTML, which the functions here return and `page` put
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from phin.pictures import Picture, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, QUIET = "#010101", "#020202"  # stand-ins in a chart, for colours that follow the page
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
@@ -122,6 +124,48 @@ def plot(
         columns: Of the legend.
         rows: Of panels.
     """
+    file = io.StringIO()
+    with _canvas(draws, across, up, titles, size, columns, rows, INK, QUIET) as canvas:
+        canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(QUIET, "var(--quiet)")
+    for i, color in enumerate(SERIES, 1):
+        svg = svg.replace(color, f"var(--s{i})")
+    return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+
+
+def picture(
+    draws: Sequence[Callable[["Axes"], None]],
+    across: str,
+    up: str,
+    titles: Iterable[str] = (),
+    size: tuple[float, float] = (7.5, 4.2),
+) -> bytes:
+    """The same as a PNG file that stands alone, on the light page: panels draw in the colours of `light`."""
+    colours, file = light(), io.BytesIO()
+    with _canvas(draws, across, up, titles, size, 6, 1, colours["ink"], colours["quiet"]) as canvas:
+        canvas.savefig(file, format="png", dpi=160, facecolor=colours["paper"], metadata={"Software": None})
+    return file.getvalue()
+
+
+def light() -> dict[str, str]:
+    """The colours of the light page by their names: paper, ink, quiet, s1 to s6, ..."""
+    return dict(re.findall(r"--(\w+): (#\w+)", STYLE.read_text(encoding="utf-8").split("@media")[0]))
+
+
+@contextmanager
+def _canvas(
+    draws: Sequence[Callable[["Axes"], None]],
+    across: str,
+    up: str,
+    titles: Iterable[str],
+    size: tuple[float, float],
+    columns: int,
+    rows: int,
+    ink: str,
+    quiet: str,
+) -> Iterator["Figure"]:
+    """Panels with their furniture, under a style of matplotlib's that holds while they are saved."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -129,22 +173,23 @@ def plot(
         "svg.fonttype": "none",
         "svg.hashsalt": "phin",
         "font.size": 9,
-        "text.color": INK,
+        "text.color": ink,
         "mathtext.default": "regular",
     }
     with rc_context(style):
         canvas = Figure(figsize=size, layout="constrained")
         panels = canvas.subplots(rows, len(draws) // rows, sharey=len(draws) > 1, squeeze=False).flatten()
         for axes, draw in zip(panels, draws, strict=True):
+            axes.set_facecolor("none")
             draw(axes)
-            axes.tick_params(which="both", colors=QUIET, length=0)
-            axes.grid(axis="y", color=QUIET, alpha=0.25, lw=0.6)
+            axes.tick_params(which="both", colors=quiet, length=0)
+            axes.grid(axis="y", color=quiet, alpha=0.25, lw=0.6)
             axes.spines[:].set_visible(False)
             axes.margins(x=0.01)
         for axes, title in zip(panels, titles, strict=False):
             axes.set_title(title, fontsize=9, loc="left")
-        canvas.supxlabel(across, color=QUIET, fontsize=9)
-        canvas.supylabel(up, color=QUIET, fontsize=9)
+        canvas.supxlabel(across, color=quiet, fontsize=9)
+        canvas.supylabel(up, color=quiet, fontsize=9)
         named = {
             label: line
             for axes in panels
@@ -153,10 +198,4 @@ def plot(
         if named:
             place = {"loc": "outside upper left", "ncols": min(columns, len(named))}
             canvas.legend(named.values(), named.keys(), frameon=False, handlelength=1.4, **place)
-        file = io.StringIO()
-        canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(QUIET, "var(--quiet)")
-    for i, color in enumerate(SERIES, 1):
-        svg = svg.replace(color, f"var(--s{i})")
-    return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+        yield canvas

@@ -16,6 +16,7 @@ from phin.diffusion.solvers import SOLVERS, Watch, prior
 from phin.diffusion.solvers import sample as walk
 from phin.errors import PhinError
 from phin.families.base import OneShot
+from phin.families.latent import space
 from phin.nets.classifier import NoisyClassifier
 from phin.nets.precision import autocast
 from phin.registry import build
@@ -105,6 +106,8 @@ def draw(
 ) -> Tensor:
     """Samples (B, *shape) in the range of the data; sample i has the noise of picture `indices[i]`.
 
+    Where the model lives in latents, the walk is one of theirs, and ends with the decoder.
+
     Args:
         denoiser: The model, in evaluation mode.
         config: How to sample.
@@ -112,18 +115,19 @@ def draw(
         cond: The condition, tensors of B rows; empty for an unconditional model.
         seed: Of the noise.
         indices: The pictures' numbers (B,).
-        watch: Sees every state.
+        watch: Sees every state, of latents if these are what is diffused.
         guide: A classifier of noisy data that guides to the labels of the condition.
     """
-    indices = list(indices)
+    indices, home = list(indices), space(denoiser)
     device = next(denoiser.parameters()).device
     levels = config.levels()
     solver = build(config.solver, SOLVERS, "solver")
     noise = seeded(seed, indices)
     cond = {name: value.to(device) for name, value in cond.items()}
-    start = prior(levels.at(0), torch.empty(len(indices), *shape, device=device), noise)
+    start = prior(levels.at(0), torch.empty(len(indices), *home.shape(shape), device=device), noise)
     with autocast(device):
-        return walk(guided(denoiser, cond, config, guide), solver, levels, start, noise, watch)
+        drawn = walk(guided(denoiser, cond, config, guide), solver, levels, start, noise, watch)
+    return home.decode(drawn)
 
 
 @torch.no_grad()

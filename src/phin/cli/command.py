@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from phin.errors import PhinError
 
 from .options import Flag
-from .parsing import parse
+from .parsing import gathered, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Command(abc.ABC):
             PhinError: An option that there is not, or a value it cannot have.
             SystemExit: Help was asked for, and printed.
         """
-        return parse(cls, argv, prog)
+        return parse(cls, gathered(argv, "--prompt", "--label"), prog)
 
     @abc.abstractmethod
     def run(self) -> dict[str, Any]:

@@ -173,7 +173,8 @@ class EditReconstruct(Edit):
         off = 127.5 * (decoded - torch.stack(editor.pictures))
         rms = off.flatten(1).square().mean(1).sqrt()
         error = {"rms": [round(value, 3) for value in rms.tolist()], "of": 255}
-        return self.write(editor, [*editor.pictures, *latents / 2], list(decoded), error=error)
+        shown = editor.home.decode(latents / 2)
+        return self.write(editor, [*editor.pictures, *shown], list(decoded), error=error)
 
     def show(self, facts: dict[str, Any]) -> None:
         super().show(facts)

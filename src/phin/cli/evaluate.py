@@ -1,6 +1,9 @@
 """`phin evaluate`."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -8,24 +11,25 @@ import tyro
 from .command import Command
 from .guiding import guided
 from .options import Classifier, ClassifierScale, Flag, Guidance, Levels, ModelName, Solver
-from .terminal import progress, show_table
+from .terminal import bar, progress, show_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """Measure a trained model: how a generator's pictures are read, or how a classifier reads real ones."""
+    """Measure a trained model: how good a generator's pictures are, or how a classifier reads real ones."""
 
     model: ModelName = "numbers"
-    reader: str = "mnist-classifier"
-    """The classifier that reads the pictures."""
-    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 1000
-    """Random strings of one to five digits; of a model of single digits, as many labels."""
+    features: Annotated[str | None, tyro.conf.arg(aliases=("--reader",))] = None
+    """What looks at the pictures: digit-reader, fashion-reader, inception, a file of Inception's weights
+    (.pth), or a classifier's run or file. By default the reader of the data, or Inception-v3."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Pictures to draw: 10,000, or as many as the data have to train on. Of numbers, 1,000 random strings."""
     n_unseen: int = 500
-    """Further strings, none of which was ever trained on."""
+    """Of numbers: further strings, none of which was ever trained on."""
     n_frechet: int = 2000
-    """Cells for the Frechet distance."""
+    """Of numbers: cells for the Frechet distance."""
     seed: int = 0
-    """Of the strings, of the real pictures, and of the sampler's noise."""
+    """Of what is asked for, of the choice of real pictures, and of the sampler's noise."""
     steps: int | None = None
     """Evaluations of the model a picture. This and the next three are the model's own by default."""
     solver: Solver = None
@@ -33,34 +37,78 @@ class Evaluate(Command):
     levels: Levels = None
     classifier: Classifier = None
     classifier_scale: ClassifierScale = None
+    out: Path | None = None
+    """A folder to write the figures to, and pictures: samples, and those most like training pictures."""
     record: Flag = False
     """Write the figures into the model's file, too."""
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], prog: str) -> Command:
+        """The model may be named first, without `--model`."""
+        named = argv and not argv[0].startswith("-")
+        return super().parse(["--model", *argv] if named else argv, prog)
 
     def run(self) -> dict[str, Any]:
         from phin import evaluation, models
         from phin.diffusion.denoiser import Denoiser
 
-        plan = evaluation.Plan(self.n, self.n_unseen, self.n_frechet, self.seed)
         choices = self.given("steps", "solver", "guidance", grid="levels")
-        model, reader, total = models.load(self.model), None, 0
+        model, reader, total, plan = models.load(self.model), None, 0, None
         guide = guided(model, self.classifier, self.classifier_scale)
-        if isinstance(model.net, Denoiser):
-            reader = models.load(self.reader)
+        join()
+        if model.facts.vocabulary and isinstance(model.net, Denoiser):
+            plan = evaluation.Plan(
+                n_unseen=self.n_unseen, n_frechet=self.n_frechet, seed=self.seed, **self.given("n")
+            )
+            reader = models.load(self.features or "mnist-classifier")
             total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
-        with progress(total) as watch:
-            figures = evaluation.evaluate(model, reader, plan, watch, guide, **choices)
-        if self.record:
+        elif model.facts.alphabet:
+            plan = evaluation.WordPlan(n_unseen=self.n_unseen, seed=self.seed, **self.given("n"))
+            reader = models.load(self.features or "mnist-classifier")
+            total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
+        elif isinstance(model.net, Denoiser | models.OneShot):
+            plan = evaluation.PicturePlan(n=self.n, seed=self.seed)
+        with progress(total) as watch, bar(self.n or 10_000, "drawing") as drawn:
+            figures = evaluation.evaluate(
+                model,
+                reader,
+                plan,
+                watch if reader else None,
+                guide,
+                features=self.features,
+                out=self.out,
+                drawn=drawn,
+                **choices,
+            )
+        if self.record and first():
             evaluation.record(model, figures)
         return {"model": str(model.path), **figures}
 
     def show(self, facts: dict[str, Any]) -> None:
+        if not first():
+            return
         show_figures(facts)
+        if self.out:
+            print(f"\n{self.out}")
 
 
 def show_figures(figures: dict[str, Any]) -> None:
     """Prints what `evaluate` found."""
-    from phin.evaluation import rows
+    from phin.evaluation import rows, summary
 
     show_table(rows(figures))
-    if "cells_per_second" in figures:
-        print(f"\n{figures['cells_per_second']:,.0f} cells were drawn a second")
+    if said := summary(figures):
+        print(f"\n{said}")
+
+
+def join() -> None:
+    """Joins the processes that `torchrun` or `accelerate launch` have started, if they have."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=True)
+
+
+def first() -> bool:
+    """Whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"

@@ -34,6 +34,30 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, default: T | None = Non
         raise PhinError(f"{unboxed(said.getvalue())} (`{prog} --help` lists the options)") from None
 
 
+def gathered(argv: Sequence[str], *options: str) -> list[str]:
+    """The words with all values of an option that is given more than once behind its first, in their order.
+
+    Of `--prompt A --prompt B`, tyro would drop the A.
+    """
+    words: list[str] = []
+    values: dict[str, list[str]] = {}
+    taking = None
+    for word in argv:
+        name, given, value = word.partition("=")
+        if name in options:
+            if name not in values:
+                values[name] = []
+                words.append(name)
+            values[name] += [value] if given else []
+            taking = None if given else name
+        elif taking and not re.match(r"-[^\d]", word):
+            values[taking].append(word)
+        else:
+            words.append(word)
+            taking = None
+    return [each for word in words for each in (word, *values.get(word, ()))]
+
+
 def unboxed(box: str) -> str:
     """The one line that matters of the box that tyro draws around an error."""
     _, *lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]  # less the title

@@ -1,6 +1,7 @@
 """`phin sample`."""
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from .terminal import progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from phin.recipes import Facts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Command):
@@ -26,7 +29,7 @@ class Sample(Command):
 
     model: ModelName = "numbers"
     prompt: tuple[str, ...] = ()
-    """Numbers of one to five digits to draw."""
+    """Numbers to draw, of one to five digits; in digits or in words, of a model of words."""
     prompts_file: Path | None = None
     """A text file with more of them, one a line."""
     label: tuple[int, ...] | None = None
@@ -54,18 +57,24 @@ class Sample(Command):
         import time
 
         from phin import models
+        from phin.diffusion.denoiser import Denoiser
+        from phin.families.latent import PIXELS, space
         from phin.training.checkpoint import open_folder
 
         prompts = self._prompts()
         model = models.load(self.model)
         kind, rows = models.conditions(model, prompts, self.label, self.n)
         choices = self.given("steps", "solver", "guidance", "threshold", grid="levels")
-        config = models.choose(models.drawing(model)[1], choices)
+        config = models.configured(model, choices)
+        if self.gif and config is None:
+            raise PhinError(
+                f"{model.path} draws in one pass, and there is no denoising to show: leave --gif out"
+            )
         guide = guided(model, self.classifier, self.classifier_scale)
         open_folder(self.out)
         states: list[list[Tensor]] = [[] for _ in rows]
         begun = time.perf_counter()
-        with progress(len(rows) * config.steps) as advance:
+        with progress(len(rows) * config.steps if config else 0) as advance:
 
             def watch(batch: Sequence[int], z: "Tensor", level: Any) -> None:
                 advance(batch, z, level)
@@ -80,23 +89,30 @@ class Sample(Command):
             )
         facts = {
             "model": str(model.path),
-            "sampling": {**asdict(config), "seed": self.seed, **(guide.facts if guide else {})},
+            "sampling": {
+                **(asdict(config) if config else {}),
+                "seed": self.seed,
+                **(guide.facts if guide else {}),
+            },
             "seconds": round(time.perf_counter() - begun, 3),
         }
         if flat:
             return facts | self._write_points(drawn, states)
-        return facts | self._write_pictures(drawn, states, [_caption(kind, row) for row in rows])
+        home = space(model.net) if isinstance(model.net, Denoiser) else PIXELS
+        shown = [[home.decode(state[None])[0] for state in film] for film in states]
+        return facts | self._write_pictures(drawn, shown, [_caption(model.facts, kind, row) for row in rows])
 
     def _prompts(self) -> list[str] | None:
         """Those of the command line and those of the file; None where neither is given."""
         prompts = list(self.prompt)
         if self.prompts_file is not None:
             try:
-                prompts += self.prompts_file.read_text(encoding="utf-8").split()
+                lines = self.prompts_file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise PhinError(
                     f"{self.prompts_file} cannot be read ({error}); give a text file of numbers"
                 ) from error
+            prompts += [line.strip() for line in lines if line.strip()]
             if not prompts:
                 raise PhinError(
                     f"{self.prompts_file} has no prompts; write numbers such as 40213 into it, one a line"
@@ -111,7 +127,7 @@ class Sample(Command):
         pictures = [to_bytes(x) for x in drawn]
         files = []
         for k, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-            path = self.out / (f"{k:04}_{name}.png" if name else f"{k:04}.png")
+            path = self.out / ("_".join([f"{k:04}", *re.findall(r"[\w-]+", name)]) + ".png")
             payloads = {"file": (path, png(picture))}
             if self.gif:
                 film = gif([*map(to_bytes, states[k]), picture])
@@ -152,8 +168,10 @@ class Sample(Command):
                     print(entry[kind])
 
 
-def _caption(kind: str, row: "Tensor") -> str:
+def _caption(facts: "Facts", kind: str, row: "Tensor") -> str:
     """What a sample shows, for its file's name."""
+    if facts.alphabet and kind == "prompt":
+        return facts.alphabet.text(row)
     if kind == "text":
         return "".join(map(str, row.tolist()))
     return {"": "", "label": "any" if row[0] < 0 else str(int(row[0]))}[kind]

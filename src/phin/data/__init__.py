@@ -6,7 +6,7 @@ A new data set is an `Entry` in a file of its own, and a line in `DATA`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phin.data import cifar10, digits, folder, mnist, numbers, points
+from phin.data import cifar10, digits, folder, mnist, numbers, points, stacked, words
 from phin.data.base import Batch, Data, Entry, Images, Part, Which, from_integers
 from phin.data.numbers import Numbers, held_out, random_strings, tokens
 from phin.errors import PhinError
@@ -104,6 +104,8 @@ DATA: Mapping[str, Entry] = {
     "cifar10-jpeg": cifar10.CIFAR10_JPEG,
     "digits": digits.DIGITS,
     "numbers": numbers.NUMBERS,
+    "words": words.WORDS,
+    "stacked-mnist": stacked.STACKED_MNIST,
     "swiss-roll": points.entry("swiss-roll", points.swiss_roll),
     "eight-gaussians": points.entry("eight-gaussians", points.eight_gaussians),
     "checkerboard": points.entry("checkerboard", points.checkerboard),

@@ -1,4 +1,4 @@
-"""Random affine views of pictures, drawn from a generator, for networks that classify."""
+"""Random views of pictures: affine ones, for networks that classify; mirrored ones, for any."""
 
 from dataclasses import dataclass
 
@@ -55,3 +55,11 @@ def augment(
     theta = torch.stack([torch.stack(row, 1) for row in rows], 1).to(x.device)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def mirror(
+    x: Float[Tensor, "batch channels height width"], draws: Float[np.ndarray, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Exchanges left and right in each picture whose draw from [0, 1) is below 1/2."""
+    chosen = torch.from_numpy(draws < 0.5)[:, None, None, None]
+    return torch.where(chosen, x.flip(-1), x)

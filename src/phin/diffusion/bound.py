@@ -305,8 +305,8 @@ def consistency_bound(
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, eq. 3.
-        Understanding Diffusion Models: A Unified Perspective (Luo, 2022), arXiv:2208.11970, eq. 37-44; the
-            other number is its eq. 45.
+        Understanding Diffusion Models: A Unified Perspective (Luo, 2022), arXiv:2208.11970, whose
+            consistency term is the other number.
     """
     _check_finite(x)
 

@@ -44,20 +44,11 @@ def discretized_gaussian(frac: float = 0.0, bins: int = 256, small: float = 0.5)
     """
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
-        k = integers(x, bins).double()
+        k = integers(x, bins)
         mean, learned = denoise(z, level)
         f = frac if learned is None else learned.double()
         std = (torch.sigmoid(-level.log_snr.double()) * small ** (1 - f)).sqrt()
-        # Edges made of integers are the neighbour's to the last bit, so the bins leave nothing out.
-        lower, upper = (((2 * k + side) / (bins - 1) - 1 - mean.double()) / std for side in (-1.0, 1.0))
-        # Φ(upper) - Φ(lower) does not cancel on the side where both are small: mirror it there.
-        mirrored = lower + upper > 0
-        above = _log_probability(torch.where(mirrored, -lower, upper))
-        below = _log_probability(torch.where(mirrored, -upper, lower))
-        # Beyond 1e17 deviations the two are one number, next to which this logarithm is nothing.
-        within = above + torch.log(-torch.expm1(below - above).clamp(max=-torch.finfo(above.dtype).tiny))
-        log_p = torch.where(k == 0, _log_probability(upper), within)
-        log_p = torch.where(k == bins - 1, _log_probability(-lower), log_p)
+        log_p = log_bins(k, mean.double(), std, bins)
         return log_p.flatten(1).sum(1)
 
     return log_prob
@@ -119,6 +110,24 @@ def gaussian(variance: float = 1.0) -> Decoder:
         return -0.5 * (square + math.log(2 * math.pi) - torch.log(precision)).flatten(1).sum(1)
 
     return log_prob
+
+
+def log_bins(k: Tensor, mean: Tensor, std: Tensor, bins: int = 256) -> Tensor:
+    """The logarithm of the probability of bin k under N(mean, std²), for each number, in float64.
+
+    The bin of v_k = 2 k / (bins - 1) - 1 is as wide as the values are apart; those at -1 and 1 are open.
+    """
+    k, mean, std = k.double(), mean.double(), std.double()
+    # Edges made of integers are the neighbour's to the last bit, so the bins leave nothing out.
+    lower, upper = (((2 * k + side) / (bins - 1) - 1 - mean) / std for side in (-1.0, 1.0))
+    # Φ(upper) - Φ(lower) does not cancel on the side where both are small: mirror it there.
+    mirrored = lower + upper > 0
+    above = _log_probability(torch.where(mirrored, -lower, upper))
+    below = _log_probability(torch.where(mirrored, -upper, lower))
+    # Beyond 1e17 deviations the two are one number, next to which this logarithm is nothing.
+    within = above + torch.log(-torch.expm1(below - above).clamp(max=-torch.finfo(above.dtype).tiny))
+    log_p = torch.where(k == 0, _log_probability(upper), within)
+    return torch.where(k == bins - 1, _log_probability(-lower), log_p)
 
 
 def integers(x: Tensor, bins: int = 256) -> Tensor:

@@ -121,7 +121,7 @@ def interpolate(
         ValueError: If strength is outside [0, 1].
 
     References:
-        Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, section 4.3.
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, section 4.4.
     """
 
     def shared(like: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     sqrt(2). Where theta is 0 or pi, and there is no such circle or more than one, it is the line.
 
     References:
-        Denoising Diffusion Implicit Models (Song et al., 2021), arXiv:2010.02502, eq. 67.
+        Denoising Diffusion Implicit Models (Song et al., 2021), arXiv:2010.02502, appendix D.5.
     """
     one = [1] * (a.ndim - 1)
     length_a, length_b = _length(a), _length(b)

@@ -32,7 +32,7 @@ def classifier_free(
         interval: The log-SNRs (low, high) between which guidance acts; outside it is plain conditional
             (arXiv:2404.07724).
         rescale: Between 0 and 1, how far each picture's standard deviation is drawn back to the conditional
-            prediction's (arXiv:2305.08891, eq. 14-16, on x̂).
+            prediction's (arXiv:2305.08891, section 3.4, on x̂).
 
     Raises:
         ValueError: If a number is not finite, or out of its range.

@@ -48,7 +48,13 @@ def normal(seed: int, purpose: str, indices: Iterable[int], shape: tuple[int, ..
     return torch.as_tensor(np.stack(rows))
 
 
-def seeded(seed: int, indices: Iterable[int]) -> Noise:
+def uniform(seed: int, purpose: str, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """Noise uniform on [0, 1) (B, *shape), float32; rows as of `normal`."""
+    rows = [stream(seed, purpose, i).random(shape, dtype=np.float32) for i in indices]
+    return torch.as_tensor(np.stack(rows))
+
+
+def seeded(seed: int, indices: Iterable[int], purpose: str = "sample") -> Noise:
     """Noise for sampling: each picture draws its own numbers, whatever the batch, its order and the device.
 
     The returned function goes on in each picture's stream from call to call: make a new one for every run
@@ -57,7 +63,7 @@ def seeded(seed: int, indices: Iterable[int]) -> Noise:
     Raises:
         ValueError: On a call with another number of pictures than `indices` has.
     """
-    generators = [stream(seed, "sample", i) for i in indices]
+    generators = [stream(seed, purpose, i) for i in indices]
 
     def noise(like: Tensor) -> Tensor:
         if len(like) != len(generators):

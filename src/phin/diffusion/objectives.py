@@ -138,7 +138,7 @@ class ContinuousBound:
     variance of the middle term.
 
     References:
-        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, eq. 11-15 and appendix I.2.
+        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, eq. 11, 15-17 and appendix I.2.
     """
 
     decoder: Decoder | None = None

@@ -385,7 +385,8 @@ class Learned(Schedule):
         scaling: Of the levels.
 
     References:
-        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, section 5 and appendices H, I.2.
+        Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, sections 3.2 and 5.3, appendices
+            H and I.2.
     """
 
     def __init__(

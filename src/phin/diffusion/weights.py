@@ -35,7 +35,7 @@ def snr_plus_one(log_snr: Tensor) -> Tensor:
 
 
 def truncated_snr(log_snr: Tensor) -> Tensor:
-    """max(1, e^-log_snr): max(SNR, 1) on x's error (arXiv:2202.00512, eq. 9)."""
+    """max(1, e^-log_snr): max(SNR, 1) on x's error (arXiv:2202.00512, section 4)."""
     return torch.exp(-log_snr).clamp(min=1)
 
 
@@ -47,14 +47,14 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
-    """(k + SNR)^-gamma: perception prioritized (arXiv:2204.00227, eq. 8)."""
+    """(k + SNR)^-gamma: perception prioritized (arXiv:2204.00227)."""
     if not (k > 0 and math.isfinite(gamma)):
         raise ValueError(f"p2 needs a finite gamma and k > 0, not {gamma}, {k}")
     return lambda log_snr: (k + torch.exp(log_snr)) ** -gamma
 
 
 def sigmoid(bias: float = 2.0) -> Weight:
-    """A sigmoid of bias - log_snr, for levels uniform in log-SNR (arXiv:2303.00848, section 4.3)."""
+    """A sigmoid of bias - log_snr, for levels uniform in log-SNR (arXiv:2303.00848)."""
     if not math.isfinite(bias):
         raise ValueError(f"bias = {bias} must be finite")
     return lambda log_snr: torch.sigmoid(bias - log_snr)
@@ -65,6 +65,11 @@ def edm(sigma_data: float = 0.5) -> Weight:
     if not 0 < sigma_data < math.inf:
         raise ValueError(f"sigma_data = {sigma_data} must be positive and finite")
     return lambda log_snr: 1 + torch.exp(-log_snr) / sigma_data**2
+
+
+def flow(log_snr: Tensor) -> Tensor:
+    """(1 + e^(-log_snr / 2))²: the squared error of flow matching's velocity (arXiv:2210.02747, eq. 23)."""
+    return (1 + torch.exp(-0.5 * log_snr)).square()
 
 
 def likelihood(schedule: Schedule) -> Weight:
@@ -90,6 +95,7 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
     "p2": p2,
     "sigmoid": sigmoid,
     "edm": edm,
+    "flow": lambda: flow,
     "likelihood": likelihood,
 }
 """Name -> factory."""

@@ -1,6 +1,5 @@
 """The Frechet distance between two sets of features, each summed up by its mean and covariance."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phin.errors import PhinError
+from phin.metrics.jackknife import Estimate as Estimate
+from phin.metrics.jackknife import jackknife
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,25 +119,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(0.0, float(apart @ apart + np.trace(first) + np.trace(second) - 2 * cross))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its standard error."""
-
-    value: float
-    error: float
-
-
 def frechet_estimate(a: Sequence[Moments], b: Sequence[Moments]) -> Estimate:
     """The Frechet distance of two sets, each given as the moments of k equal, independent groups.
 
-    The value is the distance of the whole sets. The error is the grouped jackknife's: with D_i the distance
-    without the i-th group of both, `error^2 = (k - 1) / k * sum((D_i - mean(D))^2)`.
+    The value is the distance of the whole sets. The error is that of the `jackknife` which leaves out the
+    i-th group of both.
 
     Raises:
         PhinError: Fewer than two groups, or not as many in a as in b; and as `frechet_distance`.
-
-    References:
-        The jackknife, the bootstrap and other resampling plans (Efron, 1982), chapter 3.
     """
     k = len(a)
     if k < 2 or len(b) != k:
@@ -145,5 +135,5 @@ def frechet_estimate(a: Sequence[Moments], b: Sequence[Moments]) -> Estimate:
     def without(groups: Sequence[Moments], i: int) -> Moments:
         return reduce(add, (group for j, group in enumerate(groups) if j != i))
 
-    left = np.array([frechet_distance(without(a, i), without(b, i)) for i in range(k)])
-    return Estimate(frechet_distance(reduce(add, a), reduce(add, b)), math.sqrt((k - 1) * left.var()))
+    left = [frechet_distance(without(a, i), without(b, i)) for i in range(k)]
+    return jackknife(frechet_distance(reduce(add, a), reduce(add, b)), left)

@@ -18,12 +18,14 @@ from torch import Tensor
 from phin.data.base import Batch
 from phin.diffusion import ode
 from phin.diffusion.bound import Bound, bound, chain_bound, to_bits
-from phin.diffusion.decoder import Decoder, categorical, integers
+from phin.diffusion.decoder import Decoder, categorical
 from phin.diffusion.denoiser import Denoise, Denoiser, Given, Prediction
+from phin.diffusion.dequantization import bin_nats, dequantized
 from phin.diffusion.level import Level
 from phin.diffusion.losses import stratified
-from phin.diffusion.noise import Noise, stream
+from phin.diffusion.noise import Noise, stream, uniform
 from phin.diffusion.schedules import Discrete, Schedule
+from phin.families.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Options:
     """A chain's fixed reverse variance, 0 small to 1 large."""
     probes: int = 1
     """Of Hutchinson's trace estimate."""
+    particles: int = 64
+    """Draws of an autoencoder's latents whose weights are averaged."""
     rtol: float = 1e-5
     """Tolerated error of a step of the ODE, relative and absolute."""
     seed: int = 0
@@ -54,6 +58,8 @@ class Options:
             raise ValueError(f"frac = {self.frac}: it lies between 0, the small variance, and 1, the large")
         if self.probes < 1:
             raise ValueError(f"probes = {self.probes}: at least 1 is needed")
+        if self.particles < 1:
+            raise ValueError(f"particles = {self.particles}: at least 1 is needed")
 
 
 class Estimate(NamedTuple):
@@ -65,6 +71,8 @@ class Estimate(NamedTuple):
     """Passes of the network over each image (n,)."""
     converged: Tensor
     """(n,), bool: false where the ODE's solution is not to be trusted."""
+    times: Tensor | None = None
+    """Where in [0, 1) the estimates of a bound's diffusion term were taken (n, K)."""
 
 
 class Method(Protocol):
@@ -99,9 +107,14 @@ class Bounding:
     """
 
     form: Form
+    schedule: Schedule
+    steps: range | None
+    """The steps that times in [0, 1) stand for, each of them for an equal share; None in continuous time."""
     times: int
     seed: int
     facts: dict[str, Any]
+    edges: Float[Tensor, " parts_1"] | None = None
+    """Of parts of [0, 1] that shall have as many times each; all of it is one if None."""
 
     def __call__(self, denoise: Given, x: Tensor, indices: Sequence[int]) -> Estimate:
         """The bound's terms."""
@@ -109,6 +122,10 @@ class Bounding:
         shift = float(stream(self.seed, "nll time").random())
         places = [(shift + i * (math.sqrt(5) - 1) / 2) % 1 for i in indices]
         times = torch.cat([stratified(torch.full((k,), u, dtype=torch.float64)) for u in places])
+        if self.edges is not None:
+            place = times * (len(self.edges) - 1)
+            part = place.long().clamp(max=len(self.edges) - 2)
+            times = torch.lerp(self.edges[part], self.edges[part + 1], place - part).clamp(max=1 - 2**-53)
         generators = [stream(self.seed, "nll noise", i) for i in indices]
 
         def noise(like: Tensor) -> Tensor:
@@ -125,21 +142,15 @@ class Bounding:
         repeated = denoise.rows(torch.arange(len(x)).repeat_interleave(k))
         found = self.form(counting, x.repeat_interleave(k, 0), times.to(x.device), noise)
         terms = {name: term.view(len(x), k).double().cpu() for name, term in found._asdict().items()}
-        return Estimate(terms, torch.full((len(x),), calls / len(x)), torch.ones(len(x), dtype=torch.bool))
+        counts, fine = torch.full((len(x),), calls / len(x)), torch.ones(len(x), dtype=torch.bool)
+        return Estimate(terms, counts, fine, times.view(len(x), k))
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The exact likelihood of the probability-flow ODE, of uniformly dequantized images.
+    """The exact likelihood of the probability-flow ODE, of uniformly dequantized images (`dequantization`).
 
-    An image of integers k, x = 2 k / 255 - 1, gets noise u uniform in its bin, of width 2 / 255, and
-
-        -log P(x) <= E_u[-log p(x + u)] + D log(127.5),
-
-    by Jensen's inequality: what a density needs for the bin is its bits a dimension, plus log2(127.5).
-
-    References:
-        A note on the evaluation of generative models (Theis et al., 2016), arXiv:1511.01844, section 3.1.
+    It bounds that of the 8-bit images: the density's bits a dimension, plus log2(127.5).
     """
 
     schedule: Schedule
@@ -155,7 +166,8 @@ class Flow:
     def __call__(self, denoise: Given, x: Tensor, indices: Sequence[int]) -> Estimate:
         """The density's share, and the bin's."""
         options, k = self.options, self.options.times or 1
-        inside = dequantized(x, options.seed, indices, k)
+        drawn = uniform(options.seed, "dequantization", indices, (k, *x.shape[1:]))
+        inside = dequantized(x.repeat_interleave(k, 0), drawn.flatten(0, 1).to(x))
         repeated = denoise.rows(torch.arange(len(x)).repeat_interleave(k))
         numbers = [i * k + j for i in indices for j in range(k)]
         found = ode.log_prob(
@@ -168,7 +180,7 @@ class Flow:
             seed=options.seed,
             indices=numbers,
         )
-        bins = torch.full((len(x), k), x[0].numel() * math.log(127.5), dtype=torch.float64)
+        bins = torch.full((len(x), k), bin_nats(x[0].numel()), dtype=torch.float64)
         density = -found.nats.view(len(x), k).cpu()
         solution = found.solution
         return Estimate(
@@ -176,19 +188,6 @@ class Flow:
             solution.evaluations.view(len(x), k).sum(1).cpu(),
             solution.converged.view(len(x), k).all(1).cpu(),
         )
-
-
-def dequantized(x: Tensor, seed: int, indices: Sequence[int], k: int = 1) -> Tensor:
-    """x + u (n k, ...), u uniform in the bin of x, 2 / 255 wide and centred; k for each image.
-
-    Raises:
-        ValueError: x is not made of the 256 values.
-    """
-    integers(x)
-    shape = (k, *x.shape[1:])
-    drawn = [stream(seed, "dequantization", i).random(shape, dtype=np.float32) for i in indices]
-    u = torch.as_tensor(np.concatenate(drawn)).to(x)
-    return x.repeat_interleave(k, 0) + (u - 0.5) * (2 / 255)
 
 
 def _chain(schedule: Schedule, options: Options) -> Method:
@@ -201,7 +200,7 @@ def _chain(schedule: Schedule, options: Options) -> Method:
         return chain_bound(denoise, x, schedule, options.decoder, times, options.frac, noise)
 
     facts = {"steps": schedule.T, "decoder": "discretized_gaussian", "frac": options.frac}
-    return _bounding(form, options, facts)
+    return _bounding(form, schedule, range(2, schedule.T + 1), options, facts)
 
 
 def _vdm(schedule: Schedule, options: Options, steps: int | None) -> Method:
@@ -210,12 +209,15 @@ def _vdm(schedule: Schedule, options: Options, steps: int | None) -> Method:
     def form(denoise: Denoise, x: Tensor, times: Tensor, noise: Noise) -> Bound:
         return bound(denoise, x, schedule, decoder, steps, times, noise)
 
-    return _bounding(form, options, {"steps": steps, "decoder": "categorical"})
+    rungs = None if steps is None else range(1, steps + 1)
+    return _bounding(form, schedule, rungs, options, {"steps": steps, "decoder": "categorical"})
 
 
-def _bounding(form: Form, options: Options, facts: dict[str, Any]) -> Method:
+def _bounding(
+    form: Form, schedule: Schedule, steps: range | None, options: Options, facts: dict[str, Any]
+) -> Method:
     times = options.times or 8
-    return Bounding(form, times, options.seed, {**facts, "times": times})
+    return Bounding(form, schedule, steps, times, options.seed, {**facts, "times": times})
 
 
 def _discrete(schedule: Schedule, options: Options) -> Method:
@@ -256,6 +258,15 @@ class Rate:
         return cls(float(bits.mean()), float(bits.std()) / math.sqrt(n) if n > 1 else math.nan)
 
 
+class Draws(NamedTuple):
+    """Estimates of a bound's diffusion term, each at one time: the mean over uniform times is the term."""
+
+    times: Float[Tensor, "n k"]
+    """In [0, 1)."""
+    bits: Float[Tensor, "n k"]
+    """A dimension."""
+
+
 @dataclass(frozen=True)
 class Likelihood:
     """What was measured."""
@@ -270,38 +281,41 @@ class Likelihood:
     """Passes of the network an image, the mean."""
     converged: int
     """Images whose solution of the ODE converged; all, for a bound."""
+    draws: Draws | None
+    """Of a bound's diffusion term; None for the ODE."""
 
 
 @torch.no_grad()
 def measure(
-    denoiser: Denoiser,
+    model: Denoiser | Autoencoder,
     data: Batch,
-    method: Method,
+    method: Callable[[Any, Tensor, Sequence[int]], Estimate],
     batch: int = 64,
     watch: Callable[[int], None] = lambda images: None,
 ) -> Likelihood:
     """Bits a dimension of images under a model.
 
     Args:
-        denoiser: The model, in evaluation mode.
+        model: A denoiser or an autoencoder, in evaluation mode.
         data: Images of integers, and the conditions that they are measured under.
-        method: How, from `METHODS`.
+        method: How, from `METHODS`, or from `metrics.elbo.BOUNDS` for an autoencoder.
         batch: Images at once.
         watch: Told how many images have been measured since it was last told.
 
     Raises:
         ValueError: As the method: on images that are not of 8 bits, for instance.
     """
-    device = next(denoiser.parameters()).device
+    device = next(model.parameters()).device
     found: list[Estimate] = []
     for start in range(0, len(data.x), batch):
         rows = range(start, min(start + batch, len(data.x)))
         cond = {name: value[start : rows.stop].to(device) for name, value in data.cond.items()}
-        found.append(method(denoiser.given(**cond), data.x[start : rows.stop].to(device), rows))
+        found.append(method(model.given(**cond), data.x[start : rows.stop].to(device), rows))
         watch(len(rows))
     dims = data.x[0].numel()
     terms = {name: torch.cat([part.terms[name] for part in found]) for name in found[0].terms}
     total = torch.stack(list(terms.values())).sum(0)
+    times = [part.times for part in found if part.times is not None]
     return Likelihood(
         dims,
         len(total),
@@ -310,6 +324,7 @@ def measure(
         float(total.mean()),
         float(torch.cat([part.calls for part in found]).double().mean()),
         int(torch.cat([part.converged for part in found]).sum()),
+        Draws(torch.cat(times), to_bits(terms["diffusion"], dims)) if times else None,
     )
 
 

@@ -105,9 +105,11 @@ class Posterior(nn.Module):
         log_snr: Float[Tensor, "b"],
         label: Tensor | None = None,
         text: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Float[Tensor, "b c *sides"]:
         """x̂; z is in units in which alpha² + sigma² = 1."""
-        cond = {name: value for name, value in (("label", label), ("text", text)) if value is not None}
+        told = {"label": label, "text": text, "prompt": prompt}
+        cond = {name: value for name, value in told.items() if value is not None}
         logits = self.net(z, log_snr, **cond).unflatten(1, (z.shape[1], self.values)).movedim(2, -1)
         with torch.autocast(z.device.type, enabled=False):
             logits = logits.to(torch.promote_types(z.dtype, torch.float32))

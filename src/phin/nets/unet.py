@@ -7,6 +7,7 @@ a resolution are one matrix product; and channels lie last throughout, so that n
 for a convolution.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from phin.errors import PhinError
 from phin.nets.embed import Condition, Reading, modulate, waves, zero
+from phin.nets.prompt import PromptConfig, PromptReading
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -39,8 +41,12 @@ class UNetConfig:
     """Share of features dropped inside the residual blocks."""
     fourier: tuple[int, ...] = ()
     """Powers n whose waves sin(2^n pi z) and cos(2^n pi z) are further channels of the input (VDM)."""
+    fade: bool = False
+    """Fade the waves where noise has made them meaningless: the output stays smooth, as an ODE needs it."""
     values: int = 0
     """Predict the probabilities of so many values of a pixel, and from them x (`Posterior`); 0 does not."""
+    prompt: PromptConfig = PromptConfig()
+    """What reads prompts, of data that have any."""
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -143,11 +149,12 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net for arrays of 1, 2 or 3 dimensions: F(z, log_snr, label, text), of the shape of z.
+    """A U-Net for arrays of 1, 2 or 3 dimensions: F(z, log_snr, label, text, prompt), of the shape of z.
 
     Every block is modulated by the noise level, the label, and a text of L characters. The text is written
     along the last axis: at each resolution every column of the picture reads it by cross-attention
-    (`Reading`), and so has modulations of its own.
+    (`Reading`), and so has modulations of its own. A prompt says in characters what the picture shows, and
+    not where: a transformer goes over it first, and columns read what that makes of them (`PromptReading`).
 
     Args:
         config: Size and shape of the network.
@@ -156,6 +163,7 @@ class UNet(nn.Module):
         dims: Number of dimensions: 1, 2 or 3.
         classes: Number of class labels; 0 for none.
         vocabulary: Number of characters; 0 for no text.
+        characters: Number of those of a prompt; 0 for no prompt.
 
     Raises:
         PhinError: A configuration that makes no network.
@@ -169,6 +177,7 @@ class UNet(nn.Module):
         dims: int = 2,
         classes: int = 0,
         vocabulary: int = 0,
+        characters: int = 0,
     ) -> None:
         super().__init__()
         channels, blocks, width = config.channels, config.blocks, max(config.channels)
@@ -184,6 +193,7 @@ class UNet(nn.Module):
 
         self.condition = Condition(width, classes)
         self.reading = Reading(vocabulary, width, config.heads) if vocabulary else None
+        self.prompt = PromptReading(config.prompt, characters, width) if characters else None
         modulated = [2 * blocks] * self.lowest + [blocks + 1]
         modulated[0] += 1  # the head
         self.modulation = nn.ModuleList(
@@ -208,18 +218,20 @@ class UNet(nn.Module):
         log_snr: Float[Tensor, "b"],
         label: Int64[Tensor, "b"] | None = None,
         text: Int64[Tensor, "b length"] | None = None,
+        prompt: Int64[Tensor, "b length"] | None = None,
     ) -> Float[Tensor, "b d *sides"]:
         """The network's raw output, in float32.
 
-        A label, or a character, of -1 is "not given". A label left out is -1; a text left out is one of them.
+        A label, or a character, of -1 is "not given". A label left out is -1; a text or a prompt left out is
+        one of them.
 
         Raises:
             PhinError: A side that the resolutions do not divide; a condition the network was built without.
         """
         self.check(z.shape[2:])
-        modulations = self.modulations(self.condition(log_snr, label), text, z.shape[-1])
+        modulations = self.modulations(self.condition(log_snr, label), text, prompt, z.shape[-1])
         last = modulations[0].pop()
-        seen = self.detailed(z.movedim(1, -1))
+        seen = self.detailed(z.movedim(1, -1), log_snr)
         x = self.resolution(0, self.stem(fold(seen, self.config.patch)), modulations)
         with torch.autocast(z.device.type, enabled=False):
             h = self.head(modulate(x, last).to(self.head.weight.dtype))
@@ -235,27 +247,46 @@ class UNet(nn.Module):
                     "2 for each of net.channels but the first; pad or crop it, or change those"
                 )
 
-    def detailed(self, z: Float[Tensor, "b *sides c"]) -> Float[Tensor, "b *sides d"]:
+    def detailed(
+        self, z: Float[Tensor, "b *sides c"], log_snr: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b *sides d"]:
         """The input and its Fourier features, in which differences of a grey level are large.
+
+        If they fade, each is multiplied by what noise like that of z leaves of its mean,
+        e^(-(2^n pi std)² / 2) with std² = sigmoid(-log_snr), as in an input of unit variance.
 
         References: Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, appendix C.
         """
         if not self.config.fourier:
             return z
         frequencies = torch.exp2(torch.tensor(self.config.fourier, device=z.device) - 1.0)
-        return torch.cat([z, waves(z, frequencies).flatten(-2)], dim=-1)
+        features = waves(z, frequencies)
+        if self.config.fade:
+            variance = torch.sigmoid(-log_snr).view(-1, *[1] * z.ndim)
+            left = torch.exp(-2 * (math.pi * frequencies).square() * variance)
+            features = features * torch.cat([left, left], dim=-1)
+        return torch.cat([z, features.flatten(-2)], dim=-1)
 
-    def modulations(self, condition: Tensor, text: Tensor | None, side: int) -> list[list[Tensor]]:
+    def modulations(
+        self, condition: Tensor, text: Tensor | None, prompt: Tensor | None, side: int
+    ) -> list[list[Tensor]]:
         """Scale and shift (B, 1, .., 1 or W, 2 C) by resolution and block; the first end with the head's."""
         if text is None:
             text = condition.new_full((len(condition), 1), -1, dtype=torch.long)
         elif self.reading is None:
             raise PhinError("this network takes no text: build it with a vocabulary, or leave text out")
+        if prompt is None:
+            prompt = condition.new_full((len(condition), 1), -1, dtype=torch.long)
+        elif self.prompt is None:
+            raise PhinError("this network takes no prompt: build it with characters, or leave prompt out")
+        said = self.prompt.encode(prompt) if self.prompt is not None else None
         modulations: list[list[Tensor]] = []
         for i, (linear, channels) in enumerate(zip(self.modulation, self.config.channels, strict=True)):
             told = condition[:, None]
             if self.reading is not None:
                 told = told + self.reading(text, side // (self.config.patch * 2**i))
+            if self.prompt is not None and said is not None:
+                told = told + self.prompt(said, side // (self.config.patch * 2**i))
             m: Tensor = linear(F.silu(told))
             m = m.view(len(m), *[1] * (self.dims - 1), m.shape[1], m.shape[2])
             modulations.append(list(m.split(2 * channels, dim=-1)))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from phin import data as datasets
 from phin.errors import PhinError
-from phin.recipes import classifiers, diffusion
+from phin.recipes import classifiers, diffusion, gan, hvae, latent, vae
+from phin.recipes.autoencoder import AutoencoderRecipe as AutoencoderRecipe
 from phin.recipes.base import Facts as Facts
 from phin.recipes.base import Recipe as Recipe
 from phin.recipes.classifiers import ClassifierRecipe as ClassifierRecipe
@@ -21,11 +21,22 @@ from phin.recipes.description import describe as describe
 from phin.recipes.description import restore as restore
 from phin.recipes.diffusion import NUMBERS as NUMBERS
 from phin.recipes.diffusion import DiffusionRecipe as DiffusionRecipe
+from phin.recipes.gan import GANRecipe as GANRecipe
+from phin.recipes.hvae import HVAERecipe as HVAERecipe
+from phin.recipes.latent import KLAutoencoderRecipe as KLAutoencoderRecipe
+from phin.recipes.vae import VAERecipe as VAERecipe
 
 if TYPE_CHECKING:  # what only training needs is imported when a training starts
     from phin.training.run import Result
 
-RECIPES: dict[str, Recipe] = {**diffusion.recipes, **classifiers.recipes}
+RECIPES: dict[str, Recipe] = {
+    **diffusion.recipes,
+    **vae.recipes,
+    **hvae.recipes,
+    **latent.recipes,
+    **gan.recipes,
+    **classifiers.recipes,
+}
 
 
 def named(name: str) -> Recipe:
@@ -59,7 +70,7 @@ def train(
     if isinstance(recipe, str):
         name, recipe = name or recipe, named(recipe)
     name = name or Path(recipe.data).name
-    data = datasets.load(recipe.data)
+    data = recipe.load()
     torch.manual_seed(recipe.train.seed)  # of the first weights
     task, description = recipe.task(data), describe(name, recipe, recipe.facts(data), command)
     return fit(task, recipe.train, Path(out or Path("runs") / name), description)

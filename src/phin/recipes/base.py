@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from phin import data as datasets
 from phin.data.base import Data
+from phin.data.encoded import Encoded
+from phin.data.words import Alphabet, Words
 from phin.diffusion.schedules import Schedule
 from phin.diffusion.weights import Weight, simple
+from phin.families.latent import LatentFacts, Latents
 from phin.training.config import TrainConfig
 
 if TYPE_CHECKING:  # what only training needs is imported when a training starts
@@ -26,15 +30,25 @@ class Facts:
     vocabulary: int
     class_names: tuple[str, ...]
     eight_bit: bool
+    latents: LatentFacts | None = None
+    """Those that the model lives in; None is pixels."""
+    alphabet: Alphabet | None = None
+    """What prompts in words are made of; None takes none."""
 
     @classmethod
     def of(cls, data: Data) -> "Facts":
-        """The facts of a data set."""
-        return cls(data.shape, data.classes, data.vocabulary, data.class_names, data.eight_bit)
+        """The facts of a data set; of one in latents, those of what it is decoded to, and of the latents."""
+        if isinstance(data, Encoded):
+            assert isinstance(data.encoder, Latents)
+            return replace(cls.of(data.pixels), latents=data.encoder.facts)
+        alphabet = data.alphabet if isinstance(data, Words) else None
+        return cls(
+            data.shape, data.classes, data.vocabulary, data.class_names, data.eight_bit, alphabet=alphabet
+        )
 
     def unconditional(self) -> "Facts":
-        """The same data without labels and text."""
-        return replace(self, classes=0, vocabulary=0, class_names=())
+        """The same data without labels, text and prompts."""
+        return replace(self, classes=0, vocabulary=0, class_names=(), alphabet=None)
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,14 @@ class Recipe(abc.ABC):
     data: str = "mnist"
     """Data set; `phin data list` shows all."""
     train: TrainConfig = TrainConfig(minutes=10)
+
+    def load(self) -> Data:
+        """The data set, as the model is to learn it.
+
+        Raises:
+            PhinError: It cannot be had.
+        """
+        return datasets.load(self.data)
 
     def facts(self, data: Data) -> Facts:
         """What the model has to know of its data."""

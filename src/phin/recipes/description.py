@@ -9,10 +9,18 @@ from phin.errors import PhinError
 from phin.recipes.base import Facts, Recipe
 from phin.recipes.classifiers import ClassifierRecipe, NoisyClassifierRecipe
 from phin.recipes.diffusion import DiffusionRecipe
+from phin.recipes.gan import GANRecipe
+from phin.recipes.hvae import HVAERecipe
+from phin.recipes.latent import KLAutoencoderRecipe
+from phin.recipes.vae import VAERecipe
 
 T = TypeVar("T")
 FAMILIES: dict[str, type[Recipe]] = {
     "diffusion": DiffusionRecipe,
+    "vae": VAERecipe,
+    "hvae": HVAERecipe,
+    "autoencoder": KLAutoencoderRecipe,
+    "gan": GANRecipe,
     "classifier": ClassifierRecipe,
     "noisy-classifier": NoisyClassifierRecipe,
 }

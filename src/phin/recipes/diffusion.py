@@ -1,9 +1,12 @@
 """Diffusion models."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from phin.data.base import Data
+from phin.data.encoded import Encoded, pixels
+from phin.data.words import Words
 from phin.diffusion.decoder import DECODERS
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import SCALINGS
@@ -13,10 +16,14 @@ from phin.diffusion.parameterization import PARAMETERIZATIONS, edm
 from phin.diffusion.schedules import SCHEDULES, Discrete
 from phin.diffusion.weights import WEIGHTS
 from phin.errors import PhinError
+from phin.families.latent import LatentDenoiser, Latents
+from phin.families.likelihood import LIKELIHOODS
+from phin.nets.ddpm_unet import DDPMUNet, DDPMUNetConfig
 from phin.nets.mlp import MLP, MLPConfig
 from phin.nets.posterior import Posterior
 from phin.nets.unet import UNet, UNetConfig
 from phin.recipes.base import Facts, Recipe, finite
+from phin.recipes.latent import encoded
 from phin.registry import build
 from phin.sampling import SampleConfig
 from phin.training.config import TrainConfig
@@ -31,8 +38,11 @@ class DiffusionRecipe(Recipe):
 
     data: str = "mnist"
     """Data set, such as mnist, numbers or folder:PATH; `phin data list` shows all."""
-    net: UNetConfig | MLPConfig = UNetConfig()
+    net: UNetConfig | MLPConfig | DDPMUNetConfig = UNetConfig()
     """The network."""
+    autoencoder: str | None = None
+    """Run of an autoencoder, such as runs/mnist-autoencoder, in whose latents the model is to live; or None,
+    in pixels."""
     parameterization: str = "v"
     """What the network predicts: x, eps, v, score, flow, edm(0.5), mean."""
     density: str = "cosine"
@@ -42,6 +52,9 @@ class DiffusionRecipe(Recipe):
     objective: str = "simple"
     """What is lowered: simple, that error; on a chain, bound (the likelihood's) or hybrid(0.001) of both;
     continuous_bound, VDM's, by which a learned density is learned."""
+    lessons: int = 0
+    """Of data with prompts in words: further prompts for each picture, by which the network learns to read,
+    too (`Lessons`)."""
     times: str = "uniform"
     """How times are drawn: uniform, or importance(1000), more often where losses are large."""
     learn_variance: bool = False
@@ -49,6 +62,12 @@ class DiffusionRecipe(Recipe):
     drop: float = 0.1
     """Share of examples trained without their condition, for classifier-free guidance; 1 makes a model of
     the data as a whole, which takes no condition."""
+    flip: bool = False
+    """Mirror every second training picture, left and right. Never for digits or text."""
+    dequantize: bool = False
+    """Train on images of 8 bits with uniform noise as wide as their steps: for likelihoods by the ODE."""
+    measure: int = 0
+    """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
     train: TrainConfig = TrainConfig(minutes=10)
     sample: SampleConfig = SampleConfig()
 
@@ -91,28 +110,70 @@ class DiffusionRecipe(Recipe):
             )
         if not 0 <= self.drop <= 1:
             raise PhinError(f"drop is a share, from 0 to 1, not {self.drop}")
+        exact = (by_chain or continuous) and not re.search(r"\bgaussian\b", self.objective)
+        if self.dequantize and (exact or self._values):
+            what = f"objective {self.objective}" if exact else f"net.values = {self._values}"
+            raise PhinError(
+                f"{what} needs the very values of 8-bit images, and dequantize spreads them: take objective "
+                "simple and net.values 0, or do not dequantize"
+            )
+
+        if self.lessons < 0:
+            raise PhinError(f"lessons must not be negative, but is {self.lessons}")
+        if self.autoencoder:
+            self._check_latent()
+
+    def _check_latent(self) -> None:
+        """What is of pixels alone."""
+        if self.sample.threshold != "none":
+            raise PhinError(
+                f"sample.threshold {self.sample.threshold} keeps pixels in their range, and latents have "
+                "none: give none"
+            )
+        if self.flip:
+            raise PhinError("flip mirrors pictures, and a mirrored latent is not that of one: leave it out")
+        if self._values:
+            raise PhinError(f"net.values = {self._values} is for 8-bit images, not for latents: give 0")
+
+    def load(self) -> Data:
+        """The data set, in the latents of the autoencoder if there is one."""
+        data = super().load()
+        return encoded(data, self.autoencoder) if self.autoencoder else data
 
     def facts(self, data: Data) -> Facts:
         """What the model has to know of its data."""
         return Facts.of(data).unconditional() if self.drop == 1 else Facts.of(data)
+
+    @property
+    def _values(self) -> int:
+        return self.net.values if isinstance(self.net, UNetConfig) else 0
 
     def _objective(self) -> Objective:
         return build(self.objective, OBJECTIVES, "objective", parts=DECODERS)
 
     def model(self, facts: Facts) -> Denoiser:
         """The untrained model."""
-        channels, *sides = facts.shape
-        values = self.net.values if isinstance(self.net, UNetConfig) else 0
+        space = _space(facts)
+        channels, *sides = facts.shape if space is None else space.shape(facts.shape)
+        values = self._values
         if values and (self.parameterization != "x" or self.learn_variance or not facts.eight_bit):
             raise PhinError(
                 f"net.values = {values} is for 8-bit images, parameterization x and a fixed variance: "
                 "give 256 and those, or 0"
             )
         outputs = channels * (values or 1 + self.learn_variance)
+        density = build(self.density, SCHEDULES, "schedule", SCALINGS)
         if isinstance(self.net, MLPConfig):
             if sides:
                 raise PhinError(f"an MLP needs vectors, and {self.data} has pictures: take a U-Net's recipe")
             net = MLP(self.net, channels, facts.classes, outputs)
+        elif isinstance(self.net, DDPMUNetConfig):
+            if facts.classes or facts.vocabulary or facts.alphabet:
+                raise PhinError(
+                    f"DDPM's U-Net takes no condition, and {self.data} has one: give drop 1 or another net"
+                )
+            net = DDPMUNet(self.net, channels, outputs, density if isinstance(density, Discrete) else None)
+            net.check(sides)
         elif sides:
             net = UNet(
                 self.net,
@@ -121,6 +182,7 @@ class DiffusionRecipe(Recipe):
                 dims=len(sides),
                 classes=facts.classes,
                 vocabulary=facts.vocabulary,
+                characters=len(facts.alphabet.characters) if facts.alphabet else 0,
             )
             net.check(sides)
         else:
@@ -129,16 +191,22 @@ class DiffusionRecipe(Recipe):
             )
         param = build(self.parameterization, PARAMETERIZATIONS, "parameterization", SCALINGS, SCHEDULES)
         sigma_data = param.sigma_data if isinstance(param, edm) else 1.0
-        density = build(self.density, SCHEDULES, "schedule", SCALINGS)
         schedule = density if any(True for _ in density.parameters()) else None
         net = Posterior(net, values) if values else net
-        return Denoiser(net, param, self.learn_variance, sigma_data, schedule)
+        arguments = net, param, self.learn_variance, sigma_data, schedule
+        return Denoiser(*arguments) if space is None else LatentDenoiser(space, *arguments)
 
     def task(self, data: Data) -> "Task":
         """What the training loop trains: the untrained model, on the data."""
+        from phin.recipes.features import measuring
         from phin.training.denoising import Denoising
+        from phin.training.lessons import Lessons
 
         model = self.model(self.facts(data))
+        if isinstance(model, LatentDenoiser):
+            assert isinstance(data, Encoded)
+            assert isinstance(data.encoder, Latents)
+            model.space.load_state_dict(data.encoder.state_dict())
         density = build(self.density, SCHEDULES, "schedule", SCALINGS)
         weight = build(self.weight, WEIGHTS, "weight", SCALINGS, SCHEDULES)
         objective = self._objective()
@@ -148,7 +216,15 @@ class DiffusionRecipe(Recipe):
                 f"objective {self.objective} ends in the probability of 8-bit images, and {self.data} has "
                 f"none: give it a density to end in, as in {self.objective.split('(')[0]}(decoder=gaussian)"
             )
-        return Denoising(
+        text = bool(data.vocabulary) or isinstance(pixels(data), Words)
+        if self.flip and (len(data.shape) != 3 or text):
+            has = "text in its pictures" if text else "no pictures"
+            raise PhinError(f"flip mirrors pictures, left and right, and {self.data} has {has}: leave it out")
+        if self.dequantize and not data.eight_bit:
+            raise PhinError(
+                f"dequantize spreads the values of 8-bit images, and {self.data} has none: leave it out"
+            )
+        denoising = Denoising(
             model,
             data,
             density,
@@ -159,7 +235,24 @@ class DiffusionRecipe(Recipe):
             preview=self.sample,
             objective=objective,
             times=build(self.times, TIMES, "times"),
+            flip=self.flip,
+            measure=measuring(pixels(data), self.measure, told=self.drop < 1),
+            dequantize=self.dequantize,
         )
+        if not self.lessons:
+            return denoising
+        words = pixels(data)
+        if not isinstance(words, Words):
+            raise PhinError(f"lessons are of prompts in words, and {self.data} has none: give 0")
+        return Lessons(denoising, words, self.lessons)
+
+
+def _space(facts: Facts) -> Latents | None:
+    """The latents that a model lives in, untrained; None is pixels."""
+    if facts.latents is None:
+        return None
+    likelihood = build(facts.latents.likelihood, LIKELIHOODS, "likelihood")
+    return Latents(facts.latents.net.build(facts.shape, likelihood), facts.latents)
 
 
 _POINTS = DiffusionRecipe(
@@ -179,7 +272,36 @@ _DDPM = DiffusionRecipe(
 # Denoising score matching with the weight sigma²: a network that predicts eps is -sigma times a score.
 _SCORE = replace(_DDPM, density="linear", sample=SampleConfig(steps=20, guidance=1.0, grid="linear"))
 
+# Latents of 7 x 7 have no lower resolution; what a pixel's network does there, this one does at its own.
+_LATENT = DiffusionRecipe(
+    data="mnist",
+    net=UNetConfig(channels=(128,), blocks=5, patch=1, attention=(True,)),
+    autoencoder="runs/mnist-autoencoder",
+    sample=SampleConfig(threshold="none"),
+)
+
 NUMBERS = DiffusionRecipe(data="numbers", train=TrainConfig(minutes=10, batch=64, lr=2e-3))
+
+# Appendix B of arXiv:2006.11239; warm-up, clipping and the larger reverse variance are of its published code.
+CIFAR10_DDPM = replace(
+    _DDPM,
+    data="cifar10",
+    net=DDPMUNetConfig(),
+    drop=1.0,
+    flip=True,
+    train=TrainConfig(
+        steps=800_000,
+        batch=128,
+        lr=2e-4,
+        anneal=False,
+        muon=False,
+        warmup=5_000 / 800_000,
+        betas=(0.9, 0.999),
+        ema_decay=0.9999,
+        picture_every=0,  # a picture is 1,000 evaluations
+    ),
+    sample=replace(_DDPM.sample, solver="ddpm_large", steps=1000),
+)
 
 recipes: dict[str, Recipe] = {
     "numbers": NUMBERS,
@@ -201,6 +323,19 @@ recipes: dict[str, Recipe] = {
     "mnist-score-subvp": replace(
         _SCORE, density="linear_subvp", sample=replace(_SCORE.sample, grid="linear_subvp")
     ),
+    # For the likelihood by the ODE. Uniform in log-SNR, the plain error is the likelihood's. At the clean end
+    # noise is a fortieth of a grey level: at half of one, a pixel that is always black would cost 0.72 bits.
+    # Waves show the network where in its bin a value is. Unless they fade, they make the ODE's field rough.
+    "mnist-dequantized": DiffusionRecipe(
+        data="mnist",
+        net=UNetConfig(fourier=(5, 6, 7, 8, 9, 10), fade=True),
+        density="geometric(sigma_min=2e-4, sigma_max=50, scaling=vp)",
+        weight="simple",
+        dequantize=True,
+        drop=1.0,
+        train=TrainConfig(minutes=60, batch=64, lr=3e-3),
+        sample=SampleConfig(steps=50, guidance=1.0, grid="cosine"),
+    ),
     "mnist-vdm": DiffusionRecipe(
         data="mnist",
         net=UNetConfig(fourier=(5, 6, 7), values=256),
@@ -212,7 +347,31 @@ recipes: dict[str, Recipe] = {
         sample=SampleConfig(steps=50, guidance=1.0, grid="cosine"),
     ),
     "fashion-mnist": DiffusionRecipe(data="fashion-mnist"),
-    "cifar10": DiffusionRecipe(data="cifar10", train=TrainConfig(minutes=60)),
+    "cifar10-small": DiffusionRecipe(
+        data="cifar10",
+        net=UNetConfig(channels=(96, 192, 192), attention=(False, True, True)),
+        flip=True,
+        train=TrainConfig(minutes=90, batch=64),
+        sample=SampleConfig(steps=20),
+    ),
+    "cifar10-ddpm": CIFAR10_DDPM,
+    "mnist-latent": _LATENT,
+    "fashion-mnist-latent": replace(
+        _LATENT, data="fashion-mnist", autoencoder="runs/fashion-mnist-autoencoder"
+    ),
+    "cifar10-latent": replace(
+        _LATENT,
+        data="cifar10",
+        net=UNetConfig(channels=(128, 256), patch=1, attention=(True, True)),
+        autoencoder="runs/cifar10-autoencoder",
+        train=TrainConfig(minutes=60),
+    ),
+    "words": DiffusionRecipe(
+        data="words",
+        net=UNetConfig(channels=(64, 128)),
+        lessons=4,
+        train=TrainConfig(minutes=75, batch=32, lr=2e-3),
+    ),
     "digits": DiffusionRecipe(
         data="digits", net=UNetConfig(channels=(64, 128)), train=TrainConfig(minutes=2)
     ),

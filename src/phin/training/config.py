@@ -19,7 +19,9 @@ class TrainConfig:
     batch: int = 128
     """Examples a step (of `numbers`: cells), over all processes."""
     lr: float = 1e-3
-    """Highest learning rate; after the warm-up it falls along a cosine to 0 at the end."""
+    """Highest learning rate, reached at the end of the warm-up."""
+    anneal: bool = True
+    """Whether the learning rate then falls, along a cosine to 0 at the end; or stays."""
     muon: bool = True
     """Muon for the matrices inside the network, AdamW for all else; or AdamW for everything."""
     warmup: float = 0.02
@@ -32,6 +34,8 @@ class TrainConfig:
     """Longer gradients are shortened to this norm."""
     ema: float = 0.05
     """Width of the average of the weights, as a share of the training so far; 0 is no averaging."""
+    ema_decay: float | None = None
+    """Decay of that average at every step, in place of a width: 0.9999 is DDPM's."""
     seed: int = 0
     """Of everything random. The same seed on the same machine is the same run."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -53,6 +57,8 @@ class TrainConfig:
                 f"give minutes or steps, one of the two (minutes={self.minutes}, steps={self.steps})"
             )
         power(self.ema)
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise PhinError(f"ema_decay must be from 0 to less than 1, as 0.9999, not {self.ema_decay}")
         for name in ("minutes", "steps", "batch", "lr", "clip", "log_every", "validate_every"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise PhinError(f"{name} must be positive, not {value}")
@@ -71,6 +77,8 @@ class TrainConfig:
         """The learning rate at a share of the budget: up from 0 along a line, down to 0 along a cosine."""
         if progress < self.warmup:
             return self.lr * progress / self.warmup
+        if not self.anneal:
+            return self.lr
         fall = min((progress - self.warmup) / (1 - self.warmup), 1.0)
         return self.lr * (1 + math.cos(math.pi * fall)) / 2
 
@@ -78,6 +86,7 @@ class TrainConfig:
 # A run may go on with other values of these; with others of anything else it would not be the same run.
 FREE = (
     "command",
+    "recipe.measure",
     "recipe.sample",
     "train.minutes",
     "train.steps",

@@ -1,23 +1,29 @@
 """Training of diffusion models: by denoising."""
 
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phin.data.base import Data, some
+from phin.data.augment import mirror
+from phin.data.base import Batch, Data, Which, some
+from phin.data.encoded import pixels
+from phin.data.number_words import LANGUAGES
+from phin.data.words import Words, random_numbers
 from phin.diffusion.denoiser import Denoise, Denoiser, Prediction
+from phin.diffusion.dequantization import dequantized
 from phin.diffusion.level import Level
 from phin.diffusion.losses import Times, Uniform, stratified
-from phin.diffusion.noise import normal, stream
+from phin.diffusion.noise import normal, stream, uniform
 from phin.diffusion.objectives import Objective, Simple, Terms
 from phin.diffusion.schedules import Schedule
 from phin.diffusion.weights import Weight
 from phin.pictures import scatter, tile, to_bytes
 from phin.sampling import SampleConfig, draw
 from phin.training.loop import Losses, Task
+from phin.training.measuring import Measuring
 
 
 class Denoising(Task):
@@ -25,7 +31,7 @@ class Denoising(Task):
 
     Args:
         model: The denoiser to train.
-        data: What it learns.
+        data: What it learns; latents if they are what the model lives in.
         density: The levels it is trained at are those of this schedule at uniform times.
         weight: How an error counts at each level.
         objective: What training lowers.
@@ -36,6 +42,10 @@ class Denoising(Task):
         seed: Of batches, times, noise and dropping.
         preview: How the pictures that show the progress are sampled.
         examples: Held-out examples of the validation, at most.
+        flip: Whether every picture, each time it is seen, has one chance in two of being mirrored.
+        measure: What measures samples at each validation.
+        dequantize: Whether every image of 8 bits, each time it is seen, gets uniform noise of its own within
+            the bins of its values.
     """
 
     model: Denoiser
@@ -53,21 +63,28 @@ class Denoising(Task):
         examples: int = 256,
         objective: Objective = Simple(),
         times: Times | None = None,
+        flip: bool = False,
+        measure: Measuring | None = None,
+        dequantize: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.data, self.density, self.weight = model, data, density, weight
         self.objective, self.times = objective, times or Uniform()
         self.drop, self.batch, self.seed, self.preview, self.examples = drop, batch, seed, preview, examples
+        self.flip, self.measure, self.dequantize = flip, measure, dequantize
 
     def forward(self, step: int, rows: slice) -> Losses:
         """The objective of each example, at stratified times."""
         x, cond, total = self.data.train(self.seed, step, self.batch, rows)
-        places = range(*rows.indices(total))
+        if self.flip:
+            x = mirror(x, stream(self.seed, "flip", step).random(total)[rows])
+        numbers = [step * self.batch + place for place in range(*rows.indices(total))]
+        x = self._spread(x, self.seed, numbers)
         t, weight = (drawn[rows] for drawn in self._drawn(step, total))
         if self.drop and cond:
             dropped = torch.from_numpy(stream(self.seed, "drop", step).random(total) < self.drop)[rows]
             cond = {k: v.masked_fill(dropped.view(-1, *[1] * (v.ndim - 1)), -1) for k, v in cond.items()}
-        eps = normal(self.seed, "noise", [step * self.batch + place for place in places], x.shape[1:])
+        eps = normal(self.seed, "noise", numbers, x.shape[1:])
         terms = self._terms(self.model, self._given(self.model, cond), x, t, eps)
         # Uniform times have nothing to learn, and what does not learn need not be told.
         weighed = None if isinstance(self.times, Uniform) else weight.to(terms.loss)
@@ -95,19 +112,30 @@ class Denoising(Task):
         x, eps = x.to(self.device), eps.to(self.device)
         return self.objective(denoise, x, model.schedule or self.density, t, self.weight, lambda _: eps)
 
+    def _some(self, which: Which, n: int) -> Batch:
+        """A fixed choice of examples, as the model is to see them."""
+        x, cond, total = some(self.data, which, n)
+        return Batch(self._spread(x, 0, range(len(x))), cond, total)
+
+    def _spread(self, x: Tensor, seed: int, numbers: Sequence[int]) -> Tensor:
+        """Images with the noise of their numbers, if they are to be dequantized."""
+        if not self.dequantize:
+            return x
+        return dequantized(x, uniform(seed, "dequantization", numbers, x.shape[1:]))
+
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Each pixel's mean and variance."""
-        seen = some(self.data, "train", 8 * self.examples).x.to(self.device)
+        seen = self._some("train", 8 * self.examples).x.to(self.device)
         return seen.mean(0), seen.var(0, correction=0)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The same loss and its parts on held-out examples, and a baseline.
+        """The same loss and its parts on held-out examples, and a baseline; and measures of samples, if any.
 
         The baseline is the best denoiser that knows no more than each pixel's mean and variance.
         """
         assert isinstance(model, Denoiser)
-        x, cond, _ = some(self.data, "valid", self.examples)
+        x, cond, _ = self._some("valid", self.examples)
         mean, variance = self._moments
 
         def pixelwise(z: Tensor, level: Level) -> Prediction:
@@ -122,16 +150,20 @@ class Denoising(Task):
         terms = self._terms(model, self._given(model, cond), x, times, eps)
         baseline = self._terms(model, pixelwise, x, times, eps).loss
         found = {"loss": terms.loss, "baseline": baseline, "simple": terms.simple, "bound": terms.bound}
-        return {
+        means = {
             name: (weight.to(part) * part).mean().item() for name, part in found.items() if part is not None
         }
+        return means | (self.measure(partial(self._draw, model)) if self.measure else {})
+
+    def _draw(self, model: Denoiser, cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
+        return draw(model, self.preview, pixels(self.data).shape, cond, seed=0, indices=numbers)
 
     def picture(self, model: nn.Module) -> np.ndarray | None:
         """Samples: some numbers, one of each class, or a cloud of points."""
         assert isinstance(model, Denoiser)
         drawn = [
             draw(model, self.preview, shape, cond, seed=0, indices=range(n))
-            for shape, cond, n in _previews(self.data, conditional=self.drop < 1)
+            for shape, cond, n in _previews(pixels(self.data), conditional=self.drop < 1)
         ]
         if len(self.data.shape) == 1:
             return scatter(drawn[0])
@@ -140,7 +172,11 @@ class Denoising(Task):
 
 def _previews(data: Data, conditional: bool) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor], int]]:
     """Shape, condition and number of the samples that show how far a training is."""
-    if conditional and data.vocabulary:
+    if conditional and isinstance(data, Words):
+        numbers = random_numbers(5, seed=0)
+        said = [data.alphabet.tokens(say(number)) for say in LANGUAGES.values() for number in numbers]
+        yield data.shape, {"prompt": torch.stack(said)}, len(said)
+    elif conditional and data.vocabulary:
         *sides, width = data.shape
         for length in range(1, 6):
             text = torch.arange(5 * length).view(5, length) % data.vocabulary

@@ -2,7 +2,8 @@
 
 An exponential average of a fixed rate is too long for the first minutes of a run and too short for its last
 hour. The power-function average is as wide as a fixed *share* of the training so far, at every moment, so
-that one number serves a run of ten minutes and one of ten days.
+that one number serves a run of ten minutes and one of ten days. The exponential average of a fixed rate is
+there, too, to repeat a paper.
 
 References: Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024),
 arXiv:2312.02696, section 3.1 and appendix C.
@@ -50,22 +51,34 @@ class EMA:
 
     After update t = 1, 2, ... the copy is `mean + (1 - (1 - 1/t)^(gamma + 1)) (weights - mean)`, so that
     update i weighs `(i^(gamma + 1) - (i - 1)^(gamma + 1)) / t^(gamma + 1)`: these sum to 1, and the random
-    ones of the start leave no trace.
+    ones of the start leave no trace. With a `decay` the copy is `decay mean + (1 - decay) weights`, so that
+    update i weighs `(1 - decay) decay^(t - i)`, and the weights that it began with `decay^t`.
 
-    References: arXiv:2312.02696, equations 1 and 2.
+    Args:
+        model: What to follow.
+        width: Standard deviation of the profile, as a share of the training so far.
+        decay: The constant decay of an exponential average, in place of a width.
+
+    References: arXiv:2312.02696, equations 1 and 2; a constant decay, 0.9999: Denoising Diffusion
+        Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, appendix B.
     """
 
-    def __init__(self, model: nn.Module, width: float) -> None:
-        self.gamma = power(width)
+    def __init__(self, model: nn.Module, width: float, decay: float | None = None) -> None:
+        self.gamma, self.decay = power(width), decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._source = model
         self._means: list[Tensor] = [*self.model.parameters()]
         self._weights: list[Tensor] = [*model.parameters()]
 
+    def share(self, t: int) -> float:
+        """What the t-th update counts in the average that it makes."""
+        if self.decay is not None:
+            return 1 - self.decay
+        return 1 - (1 - 1 / t) ** (self.gamma + 1)
+
     @torch.no_grad()
     def update(self, t: int) -> None:
         """Takes in the model as it is after its t-th update, t = 1, 2, ..."""
-        share = 1 - (1 - 1 / t) ** (self.gamma + 1)
-        torch._foreach_lerp_(self._means, self._weights, share)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self._means, self._weights, self.share(t))  # pyright: ignore[reportPrivateImportUsage]
         for mean, now in zip(self.model.buffers(), self._source.buffers(), strict=True):
             mean.copy_(now)

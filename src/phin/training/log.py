@@ -23,40 +23,53 @@ LEVELS = ("< -6", "-6..-2", "-2..2", "2..6", "> 6")
 class Meter:
     """Sums losses by noise level, and gradient norms, on the device; they are read when they are logged.
 
+    Where the parts of a model lower losses of their own, these are summed up, too, and norms are by part.
     The sums are those of all processes, in each of them: a checkpoint of one has them all.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(
-            len(LEVELS) + 1, 2, device=device
-        )  # and counts; the last row is the gradient's
+    def __init__(self, device: torch.device, parts: tuple[str, ...] = ("",)) -> None:
+        self._parts, self._with_losses = parts, parts if len(parts) > 1 else ()
+        rows = len(LEVELS) + len(self._with_losses) + len(parts)
+        self.sums = torch.zeros(rows, 2, device=device)  # and counts; the last rows are the gradients'
         self._edges = torch.tensor(EDGES, device=device)
         self._has_levels = False
 
-    def counted(self, loss: Tensor, log_snr: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    def counted(
+        self,
+        loss: Tensor,
+        log_snr: Tensor | None,
+        weight: Tensor | None = None,
+        by_part: Tensor | None = None,
+    ) -> Tensor:
         """The losses of a batch (B,), summed up by noise level (B,): a vector that adds up over processes.
 
-        With weights (B,), means are weighted.
+        With weights (B,), means are weighted. The losses by part (B, parts) follow, where there are several.
         """
         self._has_levels = log_snr is not None
         loss = loss.detach().float()
         level = torch.zeros_like(loss) if log_snr is None else log_snr.detach().float().contiguous()
         weight = torch.ones_like(loss) if weight is None else weight.to(loss)
         once = torch.stack([weight * loss, weight], 1)
-        sums = torch.zeros_like(self.sums[:-1])
-        return sums.index_add(0, torch.bucketize(level, self._edges), once).flatten()
+        sums = torch.zeros_like(self.sums[: -len(self._parts)])
+        sums.index_add_(0, torch.bucketize(level, self._edges), once)
+        if by_part is not None:
+            total = weight @ by_part.detach().float()
+            sums[len(LEVELS) :] = torch.stack([total, weight.sum().expand_as(total)], 1)
+        return sums.flatten()
 
-    def add(self, counted: Tensor, norm: float) -> None:
-        """Takes in what was counted of a batch, over all processes, and the norm of the gradient."""
-        self.sums[:-1] += counted.view(-1, 2)
-        self.sums[-1] += torch.tensor([norm, 1.0], device=self.sums.device)
+    def add(self, counted: Tensor, *norms: float) -> None:
+        """Takes in what was counted of a batch, over all processes, and the norm of each part's gradient."""
+        self.sums[: -len(norms)] += counted.view(-1, 2)
+        self.sums[-len(norms) :] += torch.tensor([[norm, 1.0] for norm in norms], device=self.sums.device)
 
     def read(self) -> dict[str, float]:
         """Means since the last reading; the sums begin anew."""
         sums: list[list[float]] = self.sums.tolist()
         self.sums.zero_()
-        *levels, gradient = sums
-        means = {"loss": _mean(*map(sum, zip(*levels, strict=True))), "gradient_norm": _mean(*gradient)}
+        levels, others = sums[: len(LEVELS)], iter(sums[len(LEVELS) :])
+        means = {"loss": _mean(*map(sum, zip(*levels, strict=True)))}
+        means |= {f"loss/{part}": _mean(*next(others)) for part in self._with_losses}
+        means |= {f"gradient_norm/{part}".rstrip("/"): _mean(*next(others)) for part in self._parts}
         if self._has_levels:
             means |= {f"loss/{name}": _mean(*level) for name, level in zip(LEVELS, levels, strict=True)}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}

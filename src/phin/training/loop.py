@@ -52,6 +52,8 @@ class Losses(NamedTuple):
     """(B,): the noise level of each example, to show the loss by it; None where there is none."""
     weight: Tensor | None = None
     """(B,): how much each example counts in the mean; None is 1. With it, `Task.learn` is told the losses."""
+    by_part: Tensor | None = None
+    """(B, parts): of several `Task.parts` the loss of each, to be shown; `loss` is their sum."""
 
 
 class Task(nn.Module, abc.ABC):
@@ -61,6 +63,8 @@ class Task(nn.Module, abc.ABC):
     """
 
     model: nn.Module
+    progress: float = 0.0
+    """The share of the budget that is used up; the loop tells it before every step."""
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +81,18 @@ class Task(nn.Module, abc.ABC):
         dropout, need not care: the loop seeds it every step.
         """
 
+    @property
+    def product(self) -> nn.Module:
+        """What is averaged, looked at and kept: the model, or that part of it which outlives the training."""
+        return self.model
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts of the model that lower losses of their own, by name; one without a name is the whole.
+
+        The gradient of each is clipped by itself, so that no part slows down another.
+        """
+        return {"": self.model}
+
     def learn(self, step: int, loss: Tensor) -> None:
         """Takes in the losses (B,) of the whole batch of a step, unweighted; the same in every process."""
 
@@ -89,7 +105,7 @@ class Task(nn.Module, abc.ABC):
         return batch
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Numbers on held-out data, from the averaged model in evaluation mode; called without gradients.
+        """Numbers on held-out data, from the averaged product in evaluation mode; called without gradients.
 
         The first entry decides which weights are best; lower is better. An entry `baseline` is what the first
         would be without having learned anything. Examples, noise and times must be the same every time.
@@ -97,7 +113,7 @@ class Task(nn.Module, abc.ABC):
         return {}
 
     def picture(self, model: nn.Module) -> np.ndarray | None:
-        """A picture of what the averaged model does, uint8 (H, W) or (H, W, 3), or None."""
+        """A picture of what the averaged product does, uint8 (H, W) or (H, W, 3), or None."""
         return None
 
 
@@ -144,8 +160,9 @@ def fit(
 
     task.to(accelerator.device)
     optimizer = Optimizer(task.model, config.betas, config.weight_decay, config.muon)
-    ema = EMA(task.model, config.ema)
-    meter = Meter(accelerator.device)
+    ema = EMA(task.product, config.ema, config.ema_decay)
+    parts = task.parts()
+    meter = Meter(accelerator.device, tuple(parts))
     run = Run(out, description, config, task.model, ema.model, optimizer, meter, task.memory)
     state = run.resume()
 
@@ -224,27 +241,28 @@ def fit(
             look()
         while progress < 1 and not stop:
             torch.manual_seed(stream(config.seed, "network", state.step * processes + rank).integers(2**63))
+            task.progress = progress
             losses: Losses = parallel(state.step, slice(rank, None, processes))
             count = torch.full((), len(losses.loss), dtype=torch.float32, device=accelerator.device)
             weighted = losses.loss if losses.weight is None else losses.weight * losses.loss
             loss = weighted.sum() / total(count)  # this process's part of the mean over the batch
             accelerator.backward(loss * processes)  # DDP takes the mean of the gradients over processes
-            norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
+            norms = [nn.utils.clip_grad_norm_(part.parameters(), config.clip) for part in parts.values()]
 
             # What processes agree on travels together: the one thing in a step that the host waits for.
             state.seconds = clock() - start
             ours = torch.tensor([state.progress(config), interrupted.is_set()], device=accelerator.device)
-            told = meter.counted(losses.loss, losses.log_snr, losses.weight)
-            parts = [torch.stack([loss.detach(), norm / processes, count]), ours * main, told]
-            agreed = total(torch.cat(parts))
-            mean, length, size, clocked, interruptions = agreed[: -len(told)].tolist()
+            told = meter.counted(losses.loss, losses.log_snr, losses.weight, losses.by_part)
+            alike = [norm / processes for norm in norms]
+            agreed = total(torch.cat([torch.stack([loss.detach(), count, *alike]), ours * main, told]))
+            mean, size, *lengths, clocked, interruptions = agreed[: -len(told)].tolist()
             stop = interruptions > 0
 
-            if math.isfinite(mean) and math.isfinite(length):
+            if all(map(math.isfinite, (mean, *lengths))):
                 lr = config.learning_rate((state.step + 0.5) / config.steps if config.steps else clocked)
                 optimizer.step(lr)
                 ema.update(state.step + 1 - state.skipped)
-                meter.add(agreed[-len(told) :], length)
+                meter.add(agreed[-len(told) :], *lengths)
                 if losses.weight is not None:
                     whole = torch.zeros(int(size), device=accelerator.device)
                     whole[rank::processes] = losses.loss.detach().to(whole)
@@ -259,7 +277,8 @@ def fit(
             if in_a_row == PATIENCE:
                 raise PhinError(
                     f"loss or gradient was not finite in {PATIENCE} steps in a row up to {state.step} (loss "
-                    f"{mean}, norm {length}): try an lr below {config.lr} or precision float32; {run.kept()}"
+                    f"{mean}, norm {', '.join(map(str, lengths))}): try an lr below {config.lr} or "
+                    f"precision float32; {run.kept()}"
                 )
 
             before, progress = progress, state.step / config.steps if config.steps else clocked

@@ -450,7 +450,7 @@ def long_chain() -> Iterator[Case]:
 @law(
     "Nothing is left at the end",
     "KL(q(x_T | x_0) ‖ N(0, I)) ≈ 1e-5 bits a dimension, for pixels of random grey",
-    "DDPM, arXiv:2006.11239, section 4.1",
+    "DDPM, arXiv:2006.11239, section 4",
     0.15,
 )
 def nothing_left() -> Iterator[Case]:

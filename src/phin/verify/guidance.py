@@ -63,7 +63,7 @@ def ends() -> Iterator[Case]:
 @law(
     "The noisy classifier",
     "p(y | z) = p(y) p(z | y) / p(z) = ∫ p(y | x) p(x | z) dx",
-    "Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.1",
+    "Dhariwal and Nichol 2021, arXiv:2105.05233, section 4",
     1e-9,
 )
 def noisy_classifier() -> Iterator[Case]:
@@ -126,7 +126,7 @@ def both_guidances() -> Iterator[Case]:
 @law(
     "Guidances add up",
     "scale a by a classifier on scale b without one = scale a + b",
-    "Dhariwal and Nichol 2021, arXiv:2105.05233, section 4; Bayes' rule",
+    "Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.3; Bayes' rule",
     1e-9,
 )
 def guidances_add() -> Iterator[Case]:
@@ -142,7 +142,7 @@ def guidances_add() -> Iterator[Case]:
 @law(
     "Guidance is the score of a tilt, level by level",
     "∇ log [p(z) p(y | z)^w] = ∇ log p(z) + w ∇ log p(y | z)",
-    "Ho and Salimans 2022, arXiv:2207.12598, eq. 3-5; Dhariwal and Nichol 2021, eq. 11-13",
+    "Ho and Salimans 2022, arXiv:2207.12598, section 3.1; Dhariwal and Nichol 2021, section 4.3",
     1e-9,
 )
 def tilt() -> Iterator[Case]:
@@ -173,7 +173,7 @@ def tilted(scale: float) -> Gaussian:
 @law(
     "Guidance is not diffusion of the tilted data",
     "∇ log q_w(z) − s_w(z) = (P_w − 1/v_w) z + …,  P_w = (1−w)/v_∅ + w/v_y,  v = α²c + σ²",
-    "Bradley and Nakkiran 2024, arXiv:2408.09000; Du et al. 2023, arXiv:2302.11552, section 3",
+    "Bradley and Nakkiran 2024, arXiv:2408.09000; Du et al. 2023, arXiv:2302.11552",
     1e-9,
 )
 def not_the_tilt() -> Iterator[Case]:
@@ -197,7 +197,7 @@ def not_the_tilt() -> Iterator[Case]:
 @law(
     "Without noise it is",
     "s_w(z) → ∇ log p(x) p(y | x)^w  as σ → 0, with an error of order σ²",
-    "Bradley and Nakkiran 2024, arXiv:2408.09000, section 3",
+    "Bradley and Nakkiran 2024, arXiv:2408.09000",
     1e-2,
 )
 def tilt_at_the_end() -> Iterator[Case]:
@@ -277,7 +277,7 @@ PICTURES = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64, generator=dice(8))
 @law(
     "Guidance in an interval",
     "scale w inside (λ_low, λ_high), 1 outside",
-    "Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 6",
+    "Kynkäänniemi et al. 2024, arXiv:2404.07724",
     1e-12,
 )
 def interval() -> Iterator[Case]:
@@ -292,7 +292,7 @@ def interval() -> Iterator[Case]:
 @law(
     "Rescaled guidance",
     "x̂ = φ x̂_w std(x̂_y) / std(x̂_w) + (1 − φ) x̂_w",
-    "Lin et al. 2023, arXiv:2305.08891, eq. 15-16",
+    "Lin et al. 2023, arXiv:2305.08891, section 3.4",
     1e-11,
 )
 def rescale() -> Iterator[Case]:

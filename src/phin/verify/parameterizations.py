@@ -124,7 +124,7 @@ def edm_table() -> Iterator[Case]:
 @law(
     "EDM's output has unit variance",
     "Var[(x − c_skip z) / c_out] = 1 for data of deviation σ_d",
-    "EDM, arXiv:2206.00364, eq. 118-131 (appendix B.6)",
+    "EDM, arXiv:2206.00364, eq. 118-123 (appendix B.6)",
     1e-10,
 )
 def edm_variance() -> Iterator[Case]:
@@ -140,7 +140,7 @@ def edm_variance() -> Iterator[Case]:
 @law(
     "EDM amplifies errors least",
     "c_skip = argmin c_out,  c_out² = Var[x − c_skip z]",
-    "EDM, arXiv:2206.00364, eq. 132-138 (appendix B.6)",
+    "EDM, arXiv:2206.00364, eq. 124-131 (appendix B.6)",
     1e-6,
 )
 def edm_least() -> Iterator[Case]:

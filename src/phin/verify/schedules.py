@@ -50,7 +50,7 @@ def preserving() -> Iterator[Case]:
     yield Case("vp", level.alpha**2 + level.sigma**2, torch.ones_like(WIDE))
 
 
-@law("Variance exploding", "α = 1,  σ² = e^−λ", "NCSN, arXiv:1907.05600, section 3.2", 1e-14)
+@law("Variance exploding", "α = 1,  σ² = e^−λ", "NCSN, arXiv:1907.05600, section 4.1", 1e-14)
 def exploding() -> Iterator[Case]:
     """Noise that is added to data that stay as they are: variances against the definition."""
     level = SCALINGS["ve"](WIDE)
@@ -135,7 +135,7 @@ def sigmoid() -> Iterator[Case]:
 @law(
     "The geometric schedule",
     "σ_i = σ_min (σ_max / σ_min)^{(i−1)/(N−1)}",
-    "Song et al. 2021, arXiv:2011.13456, eq. 30; NCSN, arXiv:1907.05600, section 4.3",
+    "Song et al. 2021, arXiv:2011.13456, eq. 30; NCSN, arXiv:1907.05600, section 4.1",
     1e-12,
 )
 def geometric() -> Iterator[Case]:
@@ -328,7 +328,7 @@ def stratified_times() -> Iterator[Case]:
 @law(
     "Antithetic times are uniform",
     "½ (f(t) + f(1 − t)) averages to ∫ f dt, exactly for odd f",
-    "Hammersley and Morton 1956; VDM, arXiv:2107.00630, appendix I.1",
+    "Hammersley and Morton 1956",
     1e-9,
 )
 def antithetic_times() -> Iterator[Case]:
@@ -343,7 +343,7 @@ def antithetic_times() -> Iterator[Case]:
 @law(
     "Time is only a density of levels",
     "∫_0^1 h(λ(t)) (−λ'(t)) dt = ∫ h dλ",
-    "VDM, arXiv:2107.00630, eq. 18; Kingma and Gao 2023, arXiv:2303.00848, eq. 9",
+    "VDM, arXiv:2107.00630, eq. 18; Kingma and Gao 2023, arXiv:2303.00848",
     1e-7,
 )
 def densities() -> Iterator[Case]:

@@ -8,7 +8,7 @@ Put a polynomial through some values of x̂, and the integral is a sum. All of D
 the choice of these values: where they are taken, and which are used again.
 
 References:
-    DPM-Solver++ (Lu et al., 2022), arXiv:2211.01095, proposition 4.1.
+    DPM-Solver++ (Lu et al., 2022), arXiv:2211.01095, section 4.
 """
 
 from collections.abc import Callable, Sequence

@@ -131,8 +131,7 @@ class UniPC:
     Order 4 (p = 3) takes a first step of DPM-Solver++(3S)'s, with two more evaluations.
 
     References:
-        UniPC: A Unified Predictor-Corrector Framework (Zhao et al., 2023), arXiv:2302.04867, algorithms 1-2,
-            theorem 3.1.
+        UniPC: A Unified Predictor-Corrector Framework (Zhao et al., 2023), arXiv:2302.04867, algorithms 1-2.
 
     Raises:
         ValueError: If p is not 1, 2 or 3, or b not 1 or 2.

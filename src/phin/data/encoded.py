@@ -1,0 +1,123 @@
+"""A data set as an encoder sees it: whatever learns data learns latents, and need not know."""
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phin.data.base import WHOLE, Batch, Data, Images, Which, from_integers, shuffled
+from phin.diffusion.noise import normal
+
+log = logging.getLogger(__name__)
+
+BATCH = 512  # examples that are encoded at once
+
+
+class Encoder(Protocol):
+    """What encodes examples."""
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of one example's latents, (C, *sides), for data of this shape."""
+        ...
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents of examples (B, C, *sides)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A data set whose examples are latents: each time one is seen, they are drawn anew.
+
+    The training images of a fixed set are encoded once, when the first is asked for, all of them in their own
+    order, and are kept in memory; so a resumed run has the very same. What is made as needed is encoded as
+    needed. All else is as of the data that are encoded.
+
+    Args:
+        pixels: The data.
+        encoder: What encodes them.
+    """
+
+    pixels: Data
+    encoder: Encoder
+    eight_bit: bool = False
+
+    @property
+    def name(self) -> str:
+        """That of the data."""
+        return self.pixels.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One example's latents (C, *sides); of `numbers`, those of one cell."""
+        return self.encoder.shape(self.pixels.shape)
+
+    @property
+    def classes(self) -> int:
+        """As of the data."""
+        return self.pixels.classes
+
+    @property
+    def vocabulary(self) -> int:
+        """As of the data."""
+        return self.pixels.vocabulary
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As of the data."""
+        return self.pixels.class_names
+
+    def count(self, which: Which) -> int | None:
+        """As of the data."""
+        return self.pixels.count(which)
+
+    def fewest(self, size: int) -> int:
+        """As of the data."""
+        return self.pixels.fewest(size)
+
+    def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
+        """Latents of the examples that the data would give, each drawn by its place in the run."""
+        x, cond, total = self.pixels.train(seed, step, size, rows)
+        if isinstance(self.pixels, Images):
+            positions = np.arange(step * size, (step + 1) * size)[rows]
+            order = torch.from_numpy(shuffled(seed, positions, len(self.pixels.splits["train"])))
+            mean, log_var = (part[order] for part in self._known)
+        else:
+            mean, log_var = self.encoder.encode(x)
+        places = [step * size + place for place in range(*rows.indices(total))]
+        noise = normal(seed, "posterior", places, self._latents(x))
+        return Batch(_drawn(mean, log_var, noise), cond, total)
+
+    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+        """Latents of the examples that the data would give, always drawn in the same way."""
+        x, cond, total = self.pixels.split(which, n, seed)
+        noise = normal(seed, f"posterior {which}", range(len(x)), self._latents(x))
+        return Batch(_drawn(*self.encoder.encode(x), noise), cond, total)
+
+    def _latents(self, x: Tensor) -> tuple[int, ...]:
+        return self.encoder.shape(tuple(x.shape[1:]))
+
+    @cached_property
+    def _known(self) -> tuple[Float[Tensor, "n c *sides"], Float[Tensor, "n c *sides"]]:
+        """Mean and log-variance of the latents of all training images, in their own order."""
+        assert isinstance(self.pixels, Images)
+        images, levels = self.pixels.splits["train"].images, self.pixels.levels
+        log.info("Encoding the %s training images of %s", f"{len(images):,}", self.name)
+        with torch.no_grad():
+            parts = [self.encoder.encode(from_integers(part, levels)) for part in images.split(BATCH)]
+        mean, log_var = (torch.cat([part.cpu() for part in column]) for column in zip(*parts, strict=True))
+        return mean, log_var
+
+
+def _drawn(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
+    return mean.cpu() + torch.exp(0.5 * log_var.cpu()) * noise
+
+
+def pixels(data: Data) -> Data:
+    """What the examples of a data set show: the data that are encoded, if they are."""
+    return data.pixels if isinstance(data, Encoded) else data

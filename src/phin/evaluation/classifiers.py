@@ -1,0 +1,44 @@
+"""Measures a classifier on the test split; one of noisy pictures, at several levels."""
+
+from typing import Any
+
+import torch
+
+from phin.data import Data
+from phin.evaluation.table import HEADING, percent
+from phin.metrics import noisy
+from phin.metrics.reading import Rate
+from phin.nets.classifier import Classifier, NoisyClassifier
+
+
+@torch.no_grad()
+def clean(net: Classifier, data: Data) -> dict[str, Any]:
+    """How many test pictures it reads right."""
+    x, cond, _ = data.split("test")
+    right = sum(
+        int((net(part).argmax(1) == labels).sum())
+        for part, labels in zip(x.split(512), cond["label"].split(512), strict=True)
+    )
+    return {"test": _counted(Rate(right, len(x)))}
+
+
+def by_level(net: NoisyClassifier, data: Data) -> dict[str, Any]:
+    """How many test pictures it reads right at each level of noise."""
+    x, cond, _ = data.split("test")
+    rates = noisy.rates(net, x, cond["label"])
+    return {"test_by_log_snr": [{"log_snr": log_snr, **_counted(rate)} for log_snr, rate in rates.items()]}
+
+
+def _counted(rate: Rate) -> dict[str, Any]:
+    return {"right": rate.right, "n": rate.n, "rate": rate.value, "error": rate.error}
+
+
+def rows(figures: dict[str, Any]) -> list[list[str]]:
+    """The figures as a table for people; the first row is its heading."""
+    found = [("test pictures read right", figures["test"])] if "test" in figures else []
+    found += [
+        (f"test pictures at log-SNR {level['log_snr']:g} read right", level)
+        for level in figures.get("test_by_log_snr", ())
+    ]
+    lines = [[title, percent(one["rate"], one["error"]), "", "", f"{one['n']:,}"] for title, one in found]
+    return [HEADING, *lines]

@@ -1,0 +1,75 @@
+"""How many of the thousand modes of stacked MNIST a model draws, and how evenly.
+
+References:
+    Unrolled generative adversarial networks (Metz et al., 2016), arXiv:1611.02163, section 3.3.1.
+    PacGAN: the power of two samples in generative adversarial networks (Lin et al., 2018), arXiv:1712.04086,
+        section 4.2 (the count, and the divergence of the drawn from the modes of the data).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from phin.data.base import from_integers
+from phin.errors import PhinError
+from phin.nets.classifier import Classifier
+from phin.pictures import to_bytes
+
+
+@dataclass(frozen=True)
+class Modes:
+    """What was counted in n pictures.
+
+    Attributes:
+        found: Modes of which there is at least one picture. Of K equally likely ones, n pictures of the data
+            miss K (1 - 1 / K)^n on average.
+        modes: How many there are, K.
+        n: Pictures.
+        kl: KL(drawn || uniform) = sum_k p_k log(K p_k) in nats, of the shares p_k of the pictures. Of equally
+            likely modes it is (K - 1) / (2 n) on average, if n is large against K.
+    """
+
+    found: int
+    modes: int
+    n: int
+    kl: float
+
+
+@torch.no_grad()
+def read_modes(reader: Classifier, x: Float[Tensor, "n layers height width"]) -> Int64[Tensor, "n"]:
+    """The mode of each picture, a number of one digit a layer, of which the first has the highest value.
+
+    Each layer is rounded to 8 bits and read by itself.
+    """
+    layers = from_integers(torch.as_tensor(to_bytes(x.flatten(0, 1)[:, None]))[:, None])
+    device = reader.head.weight.device
+    digits = torch.cat([reader(part.to(device)).argmax(1).cpu() for part in layers.split(512)])
+    value = reader.head.out_features ** torch.arange(x.shape[1]).flip(0)
+    return (digits.view(len(x), -1) * value).sum(1)
+
+
+def count(
+    reader: Classifier, pictures: Iterable[Float[Tensor, "b layers height width"]], layers: int
+) -> Int64[Tensor, "modes"]:
+    """How many of the pictures, which come in batches, are of each mode: to be added up over processes."""
+    modes = reader.head.out_features**layers
+    counts = torch.zeros(modes, dtype=torch.int64)
+    for x in pictures:
+        counts += torch.bincount(read_modes(reader, x), minlength=modes)
+    return counts
+
+
+def tally(counts: Int64[Tensor, "modes"]) -> Modes:
+    """What to say of so many pictures of each mode.
+
+    Raises:
+        PhinError: There are no pictures.
+    """
+    if not (n := int(counts.sum())):
+        raise PhinError("no pictures have no modes: give 25,600 of stacked MNIST")
+    share = counts.double() / n
+    kl = torch.xlogy(share, share * len(counts)).sum().item()
+    return Modes(int((counts > 0).sum()), len(counts), n, kl)

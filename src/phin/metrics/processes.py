@@ -1,0 +1,24 @@
+"""One measurement by several processes: each sees a part of the pictures, and all know the whole."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def process() -> tuple[int, int]:
+    """The number of this process, and how many there are; (0, 1) unless they have been joined."""
+    joined = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+
+
+def gathered(part: Tensor) -> list[Tensor]:
+    """The part of every process, in their order; they may have different numbers of rows."""
+    if process()[1] == 1:
+        return [part]
+    rows = [torch.zeros((), dtype=torch.int64) for _ in range(process()[1])]
+    dist.all_gather(rows, torch.tensor(len(part)))
+    padded = part.new_zeros(int(max(rows)), *part.shape[1:])
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
+    return [found[:count] for found, count in zip(parts, map(int, rows), strict=True)]

@@ -1,0 +1,79 @@
+"""What pictures are measured by, by name: the readers that our recipes train, and Inception-v3."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phin.data.base import Data
+from phin.errors import PhinError
+from phin.metrics.features import Features, Inception, Reader
+from phin.nets.classifier import Classifier
+from phin.recipes.description import restore
+from phin.training.checkpoint import load_weights, read_weights
+
+if TYPE_CHECKING:
+    from phin.training.measuring import Measuring
+
+READING = {"mnist": "digit-reader", "fashion-mnist": "fashion-reader"}
+"""The reader of each data set that has one."""
+
+
+def features_of(data: str) -> Features:
+    """What measures pictures of a data set: its reader, or Inception-v3.
+
+    Raises:
+        PhinError: As `reader` and `Inception`.
+    """
+    return FEATURES[READING.get(data, "inception")]()
+
+
+def reader(recipe: str, name: str) -> Reader:
+    """The classifier that comes with Phin, trained by a recipe.
+
+    Raises:
+        PhinError: It does not come with this Phin.
+    """
+    path = Path(__file__).parents[1] / "weights" / f"{recipe}.safetensors"
+    if not path.exists():
+        raise PhinError(
+            f"the {name} does not come with this version of Phin: train it by `phin train {recipe}`, and "
+            f"give it as --features runs/{recipe}"
+        )
+    tensors, metadata = read_weights(path)
+    recipe_, facts = restore(metadata)
+    net = recipe_.model(facts)
+    load_weights(net, tensors, path)
+    assert isinstance(net, Classifier)
+    return Reader(net.eval(), name, facts.shape, facts.class_names)
+
+
+def measuring(data: Data, n: int, told: bool) -> "Measuring | None":
+    """What measures n pictures at each validation of a training; None for 0.
+
+    Args:
+        data: What the model learns.
+        n: How many.
+        told: Whether the model is told the labels of what it is to draw, if there are any.
+
+    Raises:
+        PhinError: Data without a reader; and as `Measuring`.
+    """
+    from phin.training.measuring import Measuring
+
+    if n < 0:
+        raise PhinError(f"measure must not be negative, but is {n}")
+    if not n:
+        return None
+    if data.name not in READING:
+        raise PhinError(
+            f"measure = {n}: {data.name} has no reader to measure pictures by while it is trained; "
+            f"{', '.join(READING)} have. Give 0, and measure the trained model by `phin evaluate`"
+        )
+    return Measuring(features_of(data.name), data, n, told)
+
+
+FEATURES: dict[str, Callable[[], Features]] = {
+    "digit-reader": lambda: reader("mnist-classifier", "digit reader"),
+    "fashion-reader": lambda: reader("fashion-classifier", "Fashion reader"),
+    "inception": Inception,
+}

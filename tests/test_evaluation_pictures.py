@@ -1,0 +1,382 @@
+"""Pictures are squares whose brightness is their class, and features are brightness: all is known."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import together
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from phin import data as datasets
+from phin.cli import main
+from phin.data.base import Images, Part, from_integers
+from phin.diffusion.denoiser import Denoiser
+from phin.diffusion.noise import Noise
+from phin.diffusion.parameterization import x as predicts_x
+from phin.errors import PhinError
+from phin.evaluation import PicturePlan, Reference, evaluate, pictures, rows, summary
+from phin.evaluation.costs import costs, operations
+from phin.families.base import OneShot
+from phin.metrics.density_coverage import coverage
+from phin.metrics.features import Features, Seen
+from phin.metrics.frechet import frechet_distance, moments
+from phin.metrics.precision_recall import precision, recall
+from phin.models import Model
+from phin.pictures import to_integers
+from phin.recipes import Facts, describe, train
+from phin.recipes.features import FEATURES
+from phin.training.checkpoint import save_weights
+
+PLAN = PicturePlan(n=200, kept=100, compared=50)
+LOW = 25
+
+
+def squares(n: int, seed: int) -> Part:
+    """Squares of brightness 25 k + noise below 9, for class k, on black."""
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, 10, n))
+    images = torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
+    noise = torch.from_numpy(rng.integers(0, 9, (n, 1, 20, 20)))
+    images[:, :, 4:24, 4:24] = (LOW * labels[:, None, None, None] + noise).to(torch.uint8)
+    return Part(images, labels)
+
+
+SPLITS = {which: squares(n, n) for which, n in (("train", 301), ("valid", 260), ("test", 240))}
+
+
+class Brightness(Features):
+    """Looks at brightness."""
+
+    name = "brightness"
+    dims = 2
+    class_names = tiny.DIGITS
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        pass
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        inner = pictures[:, 0, 4:24, 4:24].double() / LOW
+        mean = inner.mean((1, 2))
+        logits = -(mean[:, None] - 0.16 - torch.arange(10)).abs()
+        return Seen(torch.stack([mean, inner[:, 0, 0]], 1).float(), logits.float())
+
+
+class Squares(OneShot):
+    """Draws test pictures of the labels that it is asked for, shifted by so many classes."""
+
+    def __init__(self, which: str = "valid", shift: int = 0) -> None:
+        super().__init__()
+        self.part, self.shift = SPLITS[which], shift  # pyright: ignore[reportArgumentType]
+        self.anything = nn.Parameter(torch.zeros(3))
+
+    def generate(self, count: int, noise: Noise, label: Tensor | None = None) -> Tensor:
+        chance = noise(torch.empty(count, 400)).argmax(1)
+        x = from_integers(self.part.images)
+        if label is None:
+            return x[chance % len(x)]
+        assert self.part.labels is not None
+        of = [(self.part.labels == k).nonzero()[:, 0] for k in range(10)]
+        rows = [of[(int(k) + self.shift) % 10] for k in label]
+        return torch.stack([x[row[int(i) % len(row)]] for row, i in zip(rows, chance, strict=True)])
+
+
+class Faulty(OneShot):
+    """Draws what it is told to, whatever it is asked for."""
+
+    def __init__(self, draw: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self.draw, self.anything = draw, nn.Parameter(torch.zeros(()))
+
+    def generate(self, count: int, noise: Noise, label: Tensor | None = None) -> Tensor:
+        return self.draw(count)
+
+
+@pytest.fixture(autouse=True)
+def mnist(monkeypatch: pytest.MonkeyPatch) -> Images:
+    """The data set `mnist`, in squares."""
+    data = Images("mnist", SPLITS, tiny.DIGITS)  # pyright: ignore[reportArgumentType]
+    entry = replace(datasets.DATA["mnist"], load=lambda: data)
+    monkeypatch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
+    return data
+
+
+def model(net: nn.Module | None = None, labelled: bool = True) -> Model:
+    facts = replace(tiny.FACTS[tiny.READER], classes=10)
+    recipe = replace(tiny.LABELLED, data="mnist")
+    return Model(net or Squares(), recipe, facts if labelled else facts.unconditional(), {}, Path("squares"))
+
+
+def of(net: nn.Module, plan: PicturePlan = PLAN, labelled: bool = True, **more: Any) -> dict[str, Any]:
+    return evaluate(model(net, labelled), plan=plan, features=Brightness(), **more)
+
+
+def test_what_is_drawn_is_measured_beside_training_pictures(mnist: Images) -> None:
+    found = of(Squares())
+    json.dumps(found, allow_nan=False)
+    assert (found["n"], found["features"], found["dims"]) == (200, "brightness", 2)
+    assert found["parameters"] == 3
+    drawn = torch.stack(models_samples(mnist))
+    test, train = (mnist.split(which, 200).x for which in ("test", "train"))
+    eye = Brightness()
+    a, b, c = (moments(eye(to_integers(x)).features) for x in (drawn, test, train))
+    frechet = found["measures"]["frechet"]
+    assert frechet["value"] == pytest.approx(frechet_distance(a, b), rel=1e-6)
+    assert frechet["floor"]["value"] == pytest.approx(frechet_distance(c, b), rel=1e-6)
+    assert frechet["over_floor"] == pytest.approx(frechet["value"] / frechet["floor"]["value"])
+    assert frechet["interval"][0] < frechet["value"] < frechet["interval"][1]
+    for name, measure in found["measures"].items():
+        kept = 200 if name in ("frechet", "inception") else 100
+        assert measure["n"] == kept
+        assert measure["reference"] == {"split": "test", "n": kept}
+    eyes = [eye(to_integers(x[:100])).features for x in (drawn, test, train)]
+    for name, measure in (("precision", precision), ("recall", recall), ("coverage", coverage)):
+        assert found["measures"][name]["value"] == pytest.approx(measure(eyes[0], eyes[1]).value)
+        assert found["measures"][name]["floor"]["value"] == pytest.approx(measure(eyes[2], eyes[1]).value)
+    assert found["measures"]["inception"]["value"] == pytest.approx(
+        found["measures"]["inception"]["floor"]["value"], rel=0.05
+    )
+
+
+def models_samples(mnist: Images) -> list[Tensor]:
+    from phin import models
+
+    label = mnist.split("train", 200).cond["label"]
+    return models.samples(model(), labels=label.tolist(), batch=64)
+
+
+def test_labels_are_asked_for_and_read(mnist: Images) -> None:
+    label = of(Squares())["label"]
+    assert (label["right"], label["n"], label["rate"], label["real_rate"]) == (200, 200, 1, 1)
+    assert of(Squares(shift=1))["label"]["right"] == 0
+    assert "label" not in of(Squares(), labelled=False)
+
+
+def test_models_are_told_apart() -> None:
+    """The floor is nobody's; a part of the classes shows as recall; copies show as copies."""
+    good, copies = of(Squares()), of(Squares("train"))
+    few = of(Faulty(lambda n: from_integers(SPLITS["valid"].images[SPLITS["valid"].labels < 3][:n])), PLAN)  # pyright: ignore
+    for name, measure in good["measures"].items():
+        assert measure["floor"] == few["measures"][name]["floor"]
+    assert few["measures"]["frechet"]["value"] > 20 * good["measures"]["frechet"]["value"]
+    assert few["measures"]["recall"]["value"] < 0.5 < good["measures"]["recall"]["value"]
+    assert few["measures"]["coverage"]["value"] < 0.5
+    for view in ("pixels", "features"):
+        assert copies["memorisation"][view]["nearer"]["value"] > 0.95
+        assert copies["memorisation"][view]["median"] == 0
+        assert abs(good["memorisation"][view]["nearer"]["value"] - 0.5) < 0.25
+    assert copies["memorisation"]["train"] == 301
+    assert "memorisation" not in of(Squares(), replace(PLAN, compared=0))
+
+
+def test_pixels_are_compared_in_grey_levels() -> None:
+    shifted = SPLITS["train"].images.int()
+    shifted[:, :, 0, 0] = 28  # one pixel of 784: a root mean square of one level
+    found = of(Faulty(lambda n: from_integers(shifted[:n].to(torch.uint8))), labelled=False)
+    assert found["memorisation"]["pixels"]["median"] == pytest.approx(1, rel=1e-6)
+
+
+def test_a_diffusion_model_is_measured_and_its_choices_noted() -> None:
+    class Net(Squares):
+        def forward(self, z: Tensor, log_snr: Tensor, label: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return self.generate(len(z), torch.randn_like, label.clamp(min=0))
+
+    found = evaluate(
+        model(Denoiser(Net(), predicts_x)), plan=PLAN, features=Brightness(), steps=2, guidance=1.0
+    )
+    assert found["sampling"] | {"steps": 2, "guidance": 1.0, "seed": 0} == found["sampling"]
+    assert found["label"]["rate"] == 1
+    assert of(Squares())["sampling"] == {"seed": 0}
+    with pytest.raises(PhinError, match="leave steps out"):
+        of(Squares(), steps=3)
+
+
+def test_pictures_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[int] = []
+    found = of(Squares("train"), out=tmp_path / "new" / "folder", drawn=told.append)
+    assert sum(told) == 200
+    folder = tmp_path / "new" / "folder"
+    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == found
+    sheet = np.asarray(Image.open(folder / "samples.png"))
+    assert sheet.shape == (10 * 30 + 2, 10 * 30 + 2)
+    pairs = np.asarray(Image.open(folder / "nearest.png"))
+    assert pairs.shape == (4 * 30 + 2, 10 * 30 + 2)
+    np.testing.assert_array_equal(pairs[2:30], pairs[32:60])  # copies, and what they are copies of
+    table = rows(found)
+    assert {len(row) for row in table} == {5}
+    assert [row[0] for row in table[1:]] == [
+        "read as the label asked for",
+        *(f"{title} (brightness)" for title in ("FID", "KID", "Inception Score")),
+        *(f"{title} (brightness)" for title in ("precision", "recall", "density", "coverage")),
+        *(f"nearer to training data than test data, in {view}" for view in ("pixels", "features")),
+    ]
+    assert "200 pictures against 200 of the test split" in summary(found)
+
+
+def test_a_training_measures_what_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEATURES, "digit-reader", Brightness)
+    recipe = replace(tiny.LABELLED, data="mnist", measure=60, sample=replace(tiny.SAMPLE, steps=1))
+    found = train(recipe, tmp_path / "run").validation
+    assert found["frechet"] > 10 * found["frechet_floor"] > 0
+    assert 0 <= found["read"] < 1
+    assert next(iter(found)) == "loss"
+    more = replace(recipe, measure=0, train=replace(recipe.train, steps=3))
+    assert "frechet" not in train(more, tmp_path / "run").validation
+    told = train(replace(recipe, drop=1.0), tmp_path / "all").validation
+    assert "read" not in told
+    with pytest.raises(PhinError, match="digits has no reader"):
+        train(replace(recipe, data="digits"), tmp_path / "digits")
+    assert not (tmp_path / "digits").exists()
+
+
+# Costs
+
+
+def test_operations_of_training_are_counted(tmp_path: Path) -> None:
+    recipe = replace(tiny.READER, data="mnist", train=replace(tiny.BRIEF, steps=7, batch=9))
+    run = train(recipe, tmp_path / "run")
+    from phin import models
+
+    made = models.load(run.last)
+    data = datasets.load("mnist")
+    known = costs(made, data)
+    net = recipe.model(Facts.of(data))
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 1, 28, 28))
+    forward = counter.get_total_flops()
+    first = 2 * 25 * 8 * 14 * 14  # no gradient is needed of the picture
+    assert forward == first + 2 * 9 * 8 * 8 * 7 * 7 + 2 * 8 * 10
+    assert operations(made, data) == 3 * forward - first
+    assert known["training_flops"] == 63 * operations(made, data)
+    assert known["training_minutes"] == pytest.approx(run.seconds / 60, rel=0.2)
+    assert known["parameters"] == sum(p.numel() for p in net.parameters())
+    before = torch.random.get_rng_state()
+    operations(made, data)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert costs(replace(made, metadata={}), data).keys() == {"parameters"}
+
+
+# Several processes
+
+
+def share(out: str) -> None:
+    """In each of two processes: the figures, written down."""
+    import torch.distributed as dist
+
+    datasets.DATA = {  # pyright: ignore[reportAttributeAccessIssue]
+        "mnist": replace(datasets.DATA["mnist"], load=lambda: Images("mnist", SPLITS, tiny.DIGITS))  # pyright: ignore
+    }
+    dist.init_process_group("gloo")
+    found = of(Squares())
+    Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    program = "import sys, test_evaluation_pictures as here; here.share(sys.argv[1])"
+    together.two(program, str(tmp_path))
+    alone = of(Squares())
+    for rank in "01":
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["label"] == alone["label"]
+        for view in ("pixels", "features"):
+            assert found["memorisation"][view]["nearer"] == alone["memorisation"][view]["nearer"]
+        for name, measure in alone["measures"].items():
+            for key in ("value", "error"):
+                assert found["measures"][name][key] == pytest.approx(measure[key], rel=1e-6, abs=1e-9), name
+
+
+# Bad input
+
+
+def refusals() -> list[tuple[Callable[[], object], str]]:
+    blank, nothing = torch.full((1, 28, 28), -1.0), torch.full((1, 28, 28), math.nan)
+    return [
+        (lambda: PicturePlan(n=19), "n = 19 is too few"),
+        (lambda: PicturePlan(kept=0), "kept = 0 is too few"),
+        (lambda: of(Squares(), PicturePlan(n=302)), "n = 302: mnist has 301 training pictures"),
+        (
+            lambda: of(Faulty(lambda n: blank.expand(n, -1, -1, -1))),
+            "all 200 pictures that it drew look the same",
+        ),
+        (
+            lambda: of(Faulty(lambda n: nothing.expand(n, -1, -1, -1))),
+            "picture 0 that squares drew .* not finite",
+        ),
+        (
+            lambda: evaluate(model(), features="digit-reader", plan=PicturePlan(n=140)),
+            "140 test pictures are too few",
+        ),
+        (lambda: evaluate(model(), features="nobody"), "unknown model 'nobody'"),
+        (
+            lambda: evaluate(model(), features=Path("none.pth")),
+            "Inception-v3 needs torch-fidelity|none.pth cannot",
+        ),
+        (
+            lambda: evaluate(model(), plan=PLAN, features=Brightness(), out=Path("/proc/x")),
+            "/proc/x cannot be written",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_what_cannot_be_measured_is_refused(number: int) -> None:
+    call, message = refusals()[number]
+    with pytest.raises(PhinError, match=message):
+        call()
+
+
+def test_another_size_is_refused(mnist: Images) -> None:
+    reference = Reference(mnist, Brightness(), PLAN)
+    small = replace(model(), facts=replace(model().facts, shape=(1, 8, 8)))
+    with pytest.raises(PhinError, match="draws 1 x 8 x 8, and mnist has pictures of 1 x 28 x 28"):
+        pictures.evaluate(small, reference)
+    wide = Images("wide", {w: Part(p.images[:, :, :, :14]) for w, p in SPLITS.items()})  # pyright: ignore
+    with pytest.raises(PhinError, match="the digit reader takes pictures of 1 x 28 x 28, not of 1 x 28 x 14"):
+        Reference(wide, pictures.chosen("digit-reader", "wide"), PLAN)
+    with pytest.raises(PhinError, match="moons has no pictures to measure, but examples of 2"):
+        Reference(datasets.load("moons"), Brightness(), PLAN)
+
+
+def test_a_bad_model_is_one_line_and_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PHIN_CACHE", str(tmp_path / "cache"))
+    labelled = str(tiny.write(tiny.LABELLED, tmp_path / "labelled.safetensors"))
+    reader = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
+    from phin import models
+
+    read = models.load(reader)
+    broken = {name: torch.full_like(t, math.nan) for name, t in read.net.state_dict().items()}
+    save_weights(tmp_path / "broken.safetensors", broken, read.metadata)
+    recipe, facts = replace(tiny.LABELLED, data="mnist"), model().facts
+    own = str(tmp_path / "own.safetensors")
+    save_weights(own, recipe.model(facts).state_dict(), describe("own", recipe, facts))
+    (tmp_path / "wrong.pth").write_bytes(b"no weights")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for words, message in (
+        (f"{own} -n 100 --features digit-reader", "100 test pictures are too few for the 128 features"),
+        (f"{own} -n 5", "n = 5 is too few"),
+        (f"{own} -n 50 --features {tmp_path}/broken.safetensors", "feature 0 of picture 0 is nan"),
+        (f"{labelled} --features {reader}", "takes pictures of 1 x 28 x 28, not of 1 x 8 x 8"),
+        (f"{labelled}", "Inception-v3 needs torch-fidelity"),
+        (f"{own} --features {own}", "is no classifier of clean pictures"),
+        (f"{own} -n 50 --out {tmp_path}/file/in", "file/in cannot be written to"),
+        (f"{own} -n 50 --features {reader} --out {tmp_path}/file", "cannot be written to"),
+    ):
+        assert main(["evaluate", *words.split()]) == 2, words
+        said = capsys.readouterr()
+        assert message in said.err, words
+        assert len(said.err.strip().splitlines()) == 1
+        assert not said.out
