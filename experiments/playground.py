@@ -47,19 +47,20 @@ _VDM = {
 _FLOW = {"parameterization": "flow", "density": "flow", "weight": "flow"}
 _EDM = {"parameterization": "edm(1.0)", "density": "lognormal", "weight": "edm(1.0)"}
 
+# At the end of the cosine chain noise is all there is to see, and what is made of it is thousands wide.
+# Pictures are kept in range there; points start where the chain is at log-SNR -9.
+_COSINE = "cosine(log_snr_max=9, log_snr_min=-9)"
+
 VARIANTS = {
     "DDPM": Variant("ddpm", _DDPM, "ddpm", "discrete(linear)"),
     "improved DDPM": Variant(
-        "improved-ddpm",
-        {**_DDPM, **_LEARNED, "density": "discrete(cosine)"},
-        "ddpm",
-        "discrete(cosine)",
+        "improved-ddpm", {**_DDPM, **_LEARNED, "density": "discrete(cosine)"}, "ddpm", _COSINE
     ),
     "DDIM": Variant("ddpm", _DDPM, "ddim", "discrete(linear)"),
     "VP SDE": Variant("vp", {**_DDPM, "density": "linear"}, "euler_maruyama", "linear"),
     "VE SDE": Variant("ve", {**_DDPM, "density": "geometric"}, "reverse_diffusion", "geometric"),
     "sub-VP SDE": Variant("subvp", {**_DDPM, "density": "linear_subvp"}, "euler_maruyama", "linear_subvp"),
-    "VDM": Variant("vdm", _VDM, "ddpm", "cosine(log_snr_max=9, log_snr_min=-9)"),
+    "VDM": Variant("vdm", _VDM, "ddpm", _COSINE),
     "flow matching": Variant("flow-matching", _FLOW, "euler", "flow"),
     "EDM": Variant("edm", _EDM, "heun", "karras", calls=2),
 }

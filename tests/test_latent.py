@@ -29,12 +29,16 @@ from phin.diffusion.solvers import SOLVERS, prior
 from phin.diffusion.solvers import sample as walk
 from phin.diffusion.weights import snr_plus_one
 from phin.errors import PhinError
+from phin.evaluation import PicturePlan, evaluate
 from phin.evaluation.costs import operations
 from phin.families.elbo import Normal
 from phin.families.latent import KLAutoencoder, KLConfig, LatentDenoiser, LatentFacts, Latents, Pixels, space
 from phin.families.likelihood import Gaussian, Laplace
+from phin.metrics.features import Features, Seen
+from phin.metrics.frechet import frechet_distance, moments
 from phin.models import Model, samples
 from phin.nets.unet import UNet, UNetConfig
+from phin.pictures import to_integers
 from phin.recipes import DiffusionRecipe, Facts, KLAutoencoderRecipe, train
 from phin.recipes.latent import encoded
 from phin.sampling import guided
@@ -460,6 +464,33 @@ def test_commands_work_in_latents_or_say_why_not(
     eight_bit = replace(model, facts=replace(model.facts, eight_bit=True))
     with pytest.raises(PhinError, match="lives in latents, and their likelihood is not that of images"):
         nll.nll(eight_bit, n=2)
+
+
+class Means(Features):
+    """Looks at how bright pictures are, above and below."""
+
+    name, dims, class_names = "means", 2, tiny.DIGITS
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        assert shape == (1, 8, 8)
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        means = pictures.double().unflatten(2, (2, 4)).mean((1, 3, 4)) / 255
+        return Seen(means, torch.zeros(len(means), 10))
+
+
+def test_a_latent_model_is_measured_in_pictures(model: Model) -> None:
+    """Its figures are those of the pictures that it draws, against real pictures."""
+    plan = PicturePlan(n=100, kept=50, compared=20)
+    figures = evaluate(model, plan=plan, features=Means())
+    assert figures["measures"]["frechet"]["n"] == 100
+    label = datasets.load("digits").split("train", 1437, 0).cond["label"][:100]
+    drawn = torch.stack(samples(model, labels=label.tolist()))
+    assert figures["label"]["right"] == int((label == 0).sum())  # as all are read
+    real = datasets.load("digits").split("test", 100, 0).x
+    expected = frechet_distance(*(moments(Means()(to_integers(x)).features) for x in (drawn, real)))
+    assert figures["measures"]["frechet"]["value"] == pytest.approx(expected, rel=2e-2)
+    assert figures["training_flops"] > 0
 
 
 def test_what_a_latent_model_costs_is_known_without_its_autoencoder(model: Model) -> None:

@@ -1,15 +1,13 @@
 """What pictures are measured by, by name: the readers that our recipes train, and Inception-v3."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phin.data.base import Data
 from phin.errors import PhinError
 from phin.metrics.features import Features, Inception, Reader
 from phin.nets.classifier import Classifier
-from phin.recipes.description import restore
-from phin.training.checkpoint import load_weights, read_weights
+from phin.recipes.trained import load, shipped
 
 if TYPE_CHECKING:
     from phin.training.measuring import Measuring
@@ -33,18 +31,14 @@ def reader(recipe: str, name: str) -> Reader:
     Raises:
         PhinError: It does not come with this Phin.
     """
-    path = Path(__file__).parents[1] / "weights" / f"{recipe}.safetensors"
-    if not path.exists():
+    if recipe not in shipped():
         raise PhinError(
             f"the {name} does not come with this version of Phin: train it by `phin train {recipe}`, and "
             f"give it as --features runs/{recipe}"
         )
-    tensors, metadata = read_weights(path)
-    recipe_, facts = restore(metadata)
-    net = recipe_.model(facts)
-    load_weights(net, tensors, path)
-    assert isinstance(net, Classifier)
-    return Reader(net.eval(), name, facts.shape, facts.class_names)
+    model = load(recipe)
+    assert isinstance(model.net, Classifier)
+    return Reader(model.net, name, model.facts.shape, model.facts.class_names)
 
 
 def measuring(data: Data, n: int, told: bool) -> "Measuring | None":

@@ -70,7 +70,10 @@ def encoded(data: Data, source: str) -> Encoded:
     """
     from phin.recipes.trained import load  # which knows how all recipes' models are made
 
-    model = load(source)
+    try:
+        model = load(source)
+    except PhinError as error:
+        raise PhinError(f"autoencoder: {error}; train one, as by `phin train mnist-autoencoder`") from None
     net, recipe = model.net, model.recipe
     if not isinstance(net, KLAutoencoder) or not isinstance(recipe, KLAutoencoderRecipe):
         raise PhinError(
