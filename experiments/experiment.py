@@ -1,11 +1,9 @@
 """What all experiments share: models trained alike, figures that are measured once, and a table of them."""
 
 import abc
-import hashlib
-import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,62 +13,18 @@ import tyro
 
 import phin
 from phin import data as datasets
+from phin.cli.terminal import messages
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
+from phin.evaluation.subject import Subject
 from phin.models import Model
 from phin.nets.unet import UNetConfig
 from phin.nll import nll
 from phin.recipes import DiffusionRecipe, Recipe, named
-from phin.training.checkpoint import atomic, open_folder, write_json
+from phin.training.checkpoint import atomic, open_folder
 
 Figure = Mapping[str, Any]
 """A number under "value" and its standard error under "error", which is None where there is none."""
-
-
-class Subject:
-    """A trained model and its figures, which are kept in a JSON file and never measured twice.
-
-    Args:
-        model: The model.
-        path: The file. Figures of other weights, as of an earlier stage of the training, are dropped.
-        steps: How many it was trained for, if it was trained here.
-
-    Raises:
-        PhinError: The file is damaged.
-    """
-
-    def __init__(self, model: Model, path: Path, steps: int = 0) -> None:
-        self.model, self.path, self.steps, self.weights = model, path, steps, digest(model)
-        self.rows: list[dict[str, Any]] = []
-        self.news = False  # whether anything had to be measured
-        if path.exists():
-            try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
-                if kept["weights"] == self.weights:
-                    self.rows = [{"asked": row["asked"], "found": row["found"]} for row in kept["rows"]]
-            except (ValueError, TypeError, LookupError) as error:
-                raise PhinError(f"{path} is damaged ({error!r}); remove it, to measure anew") from error
-
-    def measure(self, figure: Callable[..., dict[str, Any]], **how: Any) -> dict[str, Any]:
-        """`figure(model, **how)`: what the file has, or else what is measured now. All of it is JSON-able."""
-        asked = json.loads(json.dumps({"figure": figure.__name__, **how}))
-        for row in self.rows:
-            if row["asked"] == asked:
-                return row["found"]
-        print(f"{self.path.stem}: measuring {asked}", file=sys.stderr, flush=True)
-        found = json.loads(json.dumps(figure(self.model, **how)))
-        self.rows.append({"asked": asked, "found": found})
-        write_json(self.path, {"weights": self.weights, "rows": self.rows})
-        self.news = True
-        return found
-
-
-def digest(model: Model) -> str:
-    """The SHA-256 sum of a model's weights."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.net.state_dict().items()):
-        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -228,7 +182,8 @@ def main(kind: type[Experiment], argv: Sequence[str] | None = None) -> int:
     try:
         experiment = tyro.cli(kind, args=argv, description=sys.modules[kind.__module__].__doc__)
         open_folder(experiment.folder)
-        text = experiment.run()
+        with messages():
+            text = experiment.run()
         with atomic(experiment.folder / "table.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
         print(text)

@@ -83,6 +83,10 @@ class Playground(Experiment):
     """Of the network: features of each layer."""
     depth: int = 4
     """Of the network: residual blocks."""
+    batch: int = 256
+    """Points a step of training."""
+    lr: float = 3e-3
+    """Highest learning rate."""
 
     name: ClassVar[str] = "playground"
 
@@ -127,10 +131,11 @@ class Playground(Experiment):
         }
 
     def points(self, data: str) -> DiffusionRecipe:
-        """The recipe of points, for a set, with this experiment's network."""
+        """The recipe of points, for a set, with this experiment's network and pace."""
         recipe = phin.RECIPES["swiss-roll"]
         assert isinstance(recipe, DiffusionRecipe)
-        return replace(recipe, data=data, net=MLPConfig(self.width, self.depth))
+        train = replace(recipe.train, batch=self.batch, lr=self.lr)
+        return replace(recipe, data=data, net=MLPConfig(self.width, self.depth), train=train)
 
     def sampling(self, variant: Variant) -> dict[str, Any]:
         """How it is sampled: a ladder of N levels has N - 1 steps and a last call."""

@@ -22,7 +22,11 @@ from phin.families.autoencoder import Autoencoder
 from phin.families.elbo import Elbo, importance_weighted
 from phin.families.hvae import ChainConfig
 from phin.families.vae import VAEConfig
-from phin.recipes import HVAERecipe, Recipe, VAERecipe, train
+from phin.metrics.features import Features, Seen
+from phin.metrics.frechet import frechet_distance, moments
+from phin.pictures import to_integers
+from phin.recipes import HVAERecipe, KLAutoencoderRecipe, Recipe, VAERecipe, train
+from phin.recipes.features import FEATURES, READING
 from phin.training.autoencoding import Autoencoding
 from phin.training.loop import Losses
 
@@ -265,6 +269,43 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
             train(recipe, tmp_path / "stopped", "one")
     train(recipe, tmp_path / "stopped", "one")
     assert kill_resume.difference(tmp_path / "alone", tmp_path / "stopped") is None
+
+
+class Halves(Features):
+    """Looks at the brightness of both halves; what is brighter than so much is called so."""
+
+    name, dims, class_names = "halves", 2, tiny.DIGITS
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        pass
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        sides = pictures.float().unflatten(3, (2, -1)).mean((1, 2, 4))
+        return Seen(sides, -(sides.sum(1, keepdim=True) / 20 - torch.arange(10)).abs())
+
+
+@pytest.mark.parametrize("kind", ["vae", "ladder"])
+def test_a_validation_measures_what_the_model_draws(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of the labels of held-out ones, by the averaged weights."""
+    monkeypatch.setitem(READING, "digits", "halves")
+    monkeypatch.setitem(FEATURES, "halves", Halves)
+    run = train(replace(FAMILY[kind], measure=100), tmp_path / "run")
+    x, cond, _ = phin.data.load("digits").split("valid", 100)
+    drawn = torch.stack(phin.samples(phin.load(run.last), labels=cond["label"].tolist()))
+    made, held = (Halves()(to_integers(part)) for part in (drawn, x))
+    distance = frechet_distance(moments(made.features), moments(held.features))
+    assert run.validation["frechet"] == pytest.approx(distance, rel=1e-3)
+    right = (made.logits.argmax(1) == cond["label"]).double().mean().item()
+    assert run.validation["read"] == pytest.approx(right, abs=0.011)
+    assert next(iter(run.validation)) == "loss"
+    told = train(replace(FAMILY[kind], measure=100, drop=1.0), tmp_path / "untold").validation
+    assert "frechet" in told
+    assert "read" not in told
+    assert "frechet" not in train(FAMILY[kind], tmp_path / "none").validation
+    with pytest.raises(PhinError, match="is not made to draw"):
+        KLAutoencoderRecipe(measure=100)
 
 
 @pytest.mark.parametrize(

@@ -382,6 +382,13 @@ def test_no_other_name_is_admitted(name: str) -> None:
         mnist.unpickle_arrays(io.BytesIO(f"c{name}\n.".encode()))
 
 
+@pytest.mark.parametrize("store", [b"r\xff\xff\xff\x0f", b"p268435455\n"])
+def test_a_pickle_that_would_fill_the_memory_is_not_begun(store: bytes) -> None:
+    """To store under the number 2^28 - 1, an unpickler makes room for as many objects: some gigabytes."""
+    with pytest.raises(Damaged, match="PUT, which no such pickle needs"):
+        mnist.unpickle_arrays(io.BytesIO(b"\x80\x02cnumpy\nndarray\n" + store + b"."))
+
+
 @given(st.binary(max_size=60))
 def test_broken_pickles_are_damaged_files(raw: bytes) -> None:
     with contextlib.suppress(Damaged):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import phin.data
-from phin.data import cifar10, idx, mnist
+from phin.data import cifar10, folder, idx, mnist
 from phin.data.base import Images, Part, Which, by_tenths, from_integers, with_validation
 from phin.data.fetch import Files
 from phin.errors import PhinError
@@ -367,6 +367,34 @@ def test_modes_that_would_lose_something_are_refused(tmp_path: Path, mode: str) 
         save(tmp_path / f"{i}.png", mode=mode)
     with pytest.raises(PhinError, match=r"\.png has the mode .*; save it as 8-bit grey or RGB"):
         load(tmp_path)
+
+
+def test_a_folder_that_is_too_large_for_memory_gives_the_same_and_reads_it_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(40):
+        save(tmp_path / ("cats", "dogs")[i % 2] / f"Hà Nội {i}.png", i)
+    kept = load(tmp_path)
+    pixels = 40 * 4 * 6
+    monkeypatch.setattr(folder, "IN_MEMORY", pixels)
+    assert isinstance(folder.load(str(tmp_path)).splits["train"], Part)  # just small enough
+    monkeypatch.setattr(folder, "IN_MEMORY", pixels - 1)
+    stored = load(tmp_path)
+    assert (stored.shape, stored.class_names, stored.count("train")) == (kept.shape, kept.class_names, 32)
+
+    def same(ours: phin.data.Batch, theirs: phin.data.Batch) -> None:
+        torch.testing.assert_close(ours.x, theirs.x, rtol=0, atol=0)
+        assert ours.cond["label"].tolist() == theirs.cond["label"].tolist()
+
+    for which in SPLITS:
+        same(stored.split(which), kept.split(which))
+        same(stored.split(which, 2, seed=3), kept.split(which, 2, seed=3))
+    for step in range(3):
+        same(stored.train(0, step, 20, slice(1, None, 2)), kept.train(0, step, 20, slice(1, None, 2)))
+    for path in tmp_path.glob("*/*.png"):
+        save(path, 200)
+    assert set(numbers_of(stored.train(0, 5, 20).x)) == {200}
+    assert max(numbers_of(kept.train(0, 5, 20).x)) < 40
 
 
 def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:

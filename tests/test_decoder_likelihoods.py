@@ -199,7 +199,8 @@ def test_other_values_are_refused(likelihood: Likelihood) -> None:
         likelihood.log_prob(raw, torch.zeros(1, 1, 1, 1))
 
 
-def test_entries_are_built_from_text() -> None:
+def test_entries_are_built_from_text_and_each_is_tested_here() -> None:
+    assert {type(likelihood) for likelihood in ALL} == set(LIKELIHOODS.values())
     assert build("discretized_logistic(5)", LIKELIHOODS, "likelihood") == DiscretizedLogistic(5)
     assert build("gaussian(0.1)", LIKELIHOODS, "likelihood") == Gaussian(0.1)
     for text in ("gaussian(0)", "laplace(-1)", "discretized_logistic(0)"):

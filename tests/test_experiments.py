@@ -19,7 +19,7 @@ import phin
 from phin import data as datasets
 from phin import models
 from phin.data import digits
-from phin.data.base import Images, Part, Which
+from phin.data.base import Images, Part, Split, Which
 from phin.diffusion.level import SCALINGS
 from phin.diffusion.schedules import SCHEDULES
 from phin.errors import PhinError
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = "--train-steps 1 --channels 8 16 --blocks 1"
 
 
-def enlarged(part: Part) -> Part:
+def enlarged(part: Split) -> Part:
     """Digits of 8 x 8 with 17 values as digits of 28 x 28 with 8 bits."""
     grey = (part.images.float() * (255 / 16)).round().to(torch.uint8)
     large = grey.repeat_interleave(3, 2).repeat_interleave(3, 3)

@@ -17,13 +17,13 @@ from PIL import Image
 
 from phin import data as datasets
 from phin.data import digits
-from phin.data.base import Images, Part
+from phin.data.base import Images, Part, Split
 from phin.nets.classifier import ClassifierConfig
 
 ROOT = Path(__file__).parents[1]
 
 
-def enlarged(part: Part) -> Part:
+def enlarged(part: Split) -> Part:
     """Digits of 8 x 8 with 17 values as digits of 28 x 28 with 8 bits."""
     grey = (part.images.float() * (255 / 16)).round().to(torch.uint8)
     return Part(F.pad(grey.repeat_interleave(3, 2).repeat_interleave(3, 3), (2, 2, 2, 2)), part.labels)

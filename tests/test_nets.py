@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phin.errors import PhinError
 from phin.nets.embed import LevelEmbedding, Reading, modulate
 from phin.nets.mlp import MLP, MLPConfig
-from phin.nets.unet import SelfAttention, UNet, UNetConfig, fold, unfold
+from phin.nets.unet import Convolution, SelfAttention, UNet, UNetConfig, fold, unfold
 
 SMALL = UNetConfig(channels=(16, 32), blocks=1, heads=4)
 
@@ -99,6 +99,24 @@ def test_folds_and_skips_keep_everything_in_its_place(dims: int) -> None:
     assert difference[(0, 0, *[slice(4, 8)] * dims)].abs().min() > 1e-5
     difference[(0, 0, *[slice(4, 8)] * dims)] = 0
     assert difference.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("sides", [(2,), (2, 5), (2, 5, 5), (2, 2, 2), (1, 4, 4), (4, 5, 5)])
+def test_a_convolution_has_the_same_value_and_gradients_in_bfloat16(sides: tuple[int, ...]) -> None:
+    """Small sides, too, whatever the memory held before: a kernel that leaves a part unset shows it."""
+    convolution = Convolution(len(sides), 32, 32)
+    weight = convolution.inner.weight
+    for _ in range(4):
+        x, g = torch.randn(8, *sides, 32, requires_grad=True), torch.randn(8, *sides, 32)
+        expected = F.conv3d if len(sides) == 3 else F.conv2d if len(sides) == 2 else F.conv1d
+        exact = expected(x.movedim(-1, 1), weight, convolution.inner.bias, padding=1).movedim(1, -1)
+        wanted = [exact, *torch.autograd.grad(exact, [weight, x], g)]
+        held = [torch.full((2**18,), torch.nan) for _ in range(4)]
+        del held
+        with torch.autocast("cpu", torch.bfloat16):
+            y = convolution(x)
+        found = [y, *torch.autograd.grad(y, [weight, x], g.to(y.dtype))]
+        assert max(map(relative, found, wanted)) < 0.02
 
 
 def test_the_network_follows_the_noise_level() -> None:

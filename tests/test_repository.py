@@ -139,12 +139,16 @@ def test_versions_agree() -> None:
 
 def test_dependencies_are_pinned() -> None:
     """Everything that `make` installs has one version, whatever build of it the machine calls for."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
-    pinned = {name.lower().replace("_", "-") for name in pins}
-    for wanted in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]:
-        assert {re.split(r"[^\w-]", name)[0] for name in wanted} <= pinned
+    extras = PROJECT["optional-dependencies"]
+    others = [wanted for extra, wanted in extras.items() if extra != "bench"]
+    installed = {"constraints.txt": others, "constraints-bench.txt": [extras["bench"]]}
+    for file, wanted in installed.items():
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+        assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
+        pinned = {name.lower().replace("_", "-") for name in pins}
+        for names in [PROJECT["dependencies"], *wanted]:
+            assert {re.split(r"[^\w-]", name)[0] for name in names} <= pinned
 
 
 def prose(text: str) -> str:
@@ -192,8 +196,9 @@ def test_the_architecture_page_names_every_entry() -> None:
     assert not any(missing.values()), f"{ARCHITECTURE.name} does not name {missing}"
 
 
-def test_the_page_of_families_names_tests_that_are_there() -> None:
-    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["families.md", "shapes.md"])
+def test_pages_name_tests_that_are_there(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", page))
     assert named

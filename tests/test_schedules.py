@@ -20,6 +20,7 @@ from phin.diffusion.schedules import (
     Flow,
     Geometric,
     Karras,
+    Knots,
     Linear,
     LinearSubVP,
     LogNormal,
@@ -119,6 +120,19 @@ def test_the_ladder_falls_from_noise_to_data(name: str, steps: int) -> None:
     if not list(schedule.parameters()):
         cast = schedule.half().levels(steps)
         assert all(torch.equal(a, b) for a, b in zip(levels, cast, strict=True))
+
+
+def test_knots_are_the_levels_of_their_ladder() -> None:
+    """To the bit, from noise to data; on the line between two of them elsewhere, and back."""
+    places = (9.5, 3.1, 2.9, -0.7, -6.3)
+    schedule = Knots(*places)
+    assert schedule.levels(5).log_snr.tolist() == list(reversed(places))
+    line = torch.tensor([9.5, 6.3, 3.1, 3.0, 2.9, 1.1, -0.7, -3.5, -6.3], dtype=torch.float64)
+    close(schedule.log_snr(times(9)), line)
+    close(schedule.inverse(schedule.log_snr(times())), times())
+    slopes = torch.tensor([-25.6, -0.8, -22.4], dtype=torch.float64)
+    close(schedule.slope(torch.tensor([0.1, 0.3, 0.9], dtype=torch.float64)), slopes)
+    close(Knots(7, -9).log_snr(times()), 7 - 16 * times())
 
 
 @ALL
@@ -392,6 +406,10 @@ def test_a_clean_end_is_as_exact_in_float32(make: type[Sigmoid | Flow | Cosine])
         lambda: Karras(rho=math.nan),
         lambda: Linear(scaling=Flow()),
         lambda: Discrete(Geometric(), T=0),
+        lambda: Knots(3),
+        lambda: Knots(3, 3),
+        lambda: Knots(3, math.nan),
+        lambda: Knots(math.inf, 3),
     ],
 )
 def test_a_curve_that_is_none_is_refused(make: Callable[[], Schedule]) -> None:

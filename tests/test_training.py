@@ -501,3 +501,36 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, Any], complaint:
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     with pytest.raises(PhinError, match="tracker 'abacus' is unknown or not installed"):
         train(tmp_path, steps=5, trackers=("abacus",))
+
+
+def test_copies_are_the_averaged_weights_of_their_time(tmp_path: Path) -> None:
+    train(folder := tmp_path / "run", steps=8, copy_every=0.25, validate_every=1.0, picture_every=0)
+    copies = sorted((folder / "copies").iterdir())
+    assert [path.name for path in copies] == [f"{step:06}.safetensors" for step in (2, 4, 6, 8)]
+    ended, _ = read_weights(folder / "last.safetensors")
+    for path, step in zip(copies, (2, 4, 6, 8), strict=True):
+        tensors, metadata = read_weights(path)
+        assert metadata["training"]["state"]["step"] == step
+        there = ended if step == 8 else interrupted(tmp_path / str(step), step)
+        assert all(torch.equal(tensor, there[f"ema.{name}"]) for name, tensor in tensors.items())
+    train(tmp_path / "none", steps=8)
+    assert not (tmp_path / "none" / "copies").exists()
+
+
+def interrupted(folder: Path, step: int) -> dict[str, Tensor]:
+    """What is in the checkpoint of a run of 8 steps that was stopped after some."""
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, steps=8, stop=step - 1, validate_every=1.0, picture_every=0)
+    return read_weights(folder / "last.safetensors")[0]
+
+
+def test_copies_from_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    """A run that was killed goes on from its checkpoint, and may come to other steps, by the clock."""
+    options: dict[str, Any] = {"steps": 8, "copy_every": 0.25, "picture_every": 0}
+    folder, copies = tmp_path / "run", tmp_path / "run" / "copies"
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, stop=4, **options)
+    assert sorted(path.name for path in copies.iterdir()) == ["000002.safetensors", "000004.safetensors"]
+    (copies / "000007.safetensors").write_bytes((copies / "000004.safetensors").read_bytes())
+    train(folder, **options)
+    assert [int(path.stem) for path in sorted(copies.iterdir())] == [2, 4, 6, 8]

@@ -3,26 +3,23 @@
 import hashlib
 import json
 import logging
-import os
-import platform
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from phin import __version__, models, report
+from phin import models, report
 from phin.data.numbers import random_strings
 from phin.diffusion.level import Level
 from phin.evaluation import Plan, evaluate, rows
+from phin.machine import in_words, machine
 from phin.metrics import reading
 from phin.models import Model, Watch
 from phin.nets.classifier import Classifier
 from phin.pictures import to_bytes
 from phin.recipes import DiffusionRecipe, train
 from phin.training.checkpoint import atomic, open_folder, write_json
-from phin.training.log import LEVELS
+from phin.training.log import LEVELS, curve, records
 from phin.training.run import Result, peak_memory
 
 log = logging.getLogger(__name__)
@@ -79,22 +76,9 @@ def _measured(model: Model, reader: Model, plan: Plan, path: Path, watch: Watch 
             return noted
     log.info("measuring: %d pictures are drawn and read", plan.n + plan.n_unseen)
     figures = evaluate(model, reader, plan, watch)
-    measured = {"of": of, "figures": figures, "peak_memory": peak_memory(), "machine": _machine()}
+    measured = {"of": of, "figures": figures, "peak_memory": peak_memory(), "machine": machine()}
     write_json(path, measured)
     return measured
-
-
-def _machine() -> dict[str, str]:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else []
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.release()}",
-        "phin": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy")},
-    }
 
 
 def _page(model: Model, reader: Model, result: Result, measured: dict[str, Any], command: str) -> str:
@@ -152,7 +136,6 @@ def _sections(
     yield report.section(
         "Samples through training", "The same noise, at ever later steps.", _progress(result.folder)
     )
-    machine = measured["machine"]
     memory = measured["peak_memory"]
     yield report.section(
         "The run",
@@ -166,10 +149,7 @@ def _sections(
                 "network": f"{sum(p.numel() for p in model.net.parameters()):,} weights",
                 "peak memory": f"{memory / 1e9:.2f} GB" if memory else "unknown",
                 "seed": str(model.recipe.train.seed),
-                "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}",
-                "versions": ", ".join(
-                    f"{name} {machine[name]}" for name in ("phin", "python", "torch", "numpy")
-                ),
+                **in_words(measured["machine"]),
             }
         ),
     )
@@ -197,21 +177,11 @@ def _strip(model: Model, string: str) -> list[str]:
     return [report.figure(picture, caption) for caption, picture in [*states, ("the picture", to_bytes(x))]]
 
 
-def _log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def _curve(log: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
-    """A quantity by training step."""
-    lines = [line for line in log if key in line]
-    return [line["step"] for line in lines], [line[key] for line in lines]
-
-
 def _losses(folder: Path) -> str:
-    log = _log(folder)
+    log = records(folder)
     names = {"training": "loss", "held-out": "validation/loss", "best guess by pixel": "validation/baseline"}
     return report.chart(
-        {name: _curve(log, key) for name, key in names.items()},
+        {name: curve(log, key) for name, key in names.items()},
         "training step",
         "loss",
         ("held-out", "best guess by pixel"),
@@ -219,8 +189,8 @@ def _losses(folder: Path) -> str:
 
 
 def _levels(folder: Path) -> str:
-    log = _log(folder)
-    return report.chart({name: _curve(log, f"loss/{name}") for name in LEVELS}, "training step", "loss")
+    log = records(folder)
+    return report.chart({name: curve(log, f"loss/{name}") for name in LEVELS}, "training step", "loss")
 
 
 def _progress(folder: Path) -> str:

@@ -19,7 +19,7 @@ from phin.diffusion.solvers import SOLVERS, sample
 from phin.diffusion.solvers import Watch as Look
 from phin.errors import PhinError
 from phin.families.latent import space
-from phin.models import Model, Watch, conditions, configured, drawing
+from phin.models import Model, Watch, conditions, configured, denoiser
 from phin.nets.precision import autocast
 from phin.registry import build
 from phin.sampling import guided
@@ -54,7 +54,7 @@ class Editor:
         labels: Sequence[int] | None = None,
         **choices: Any,
     ) -> None:
-        self.denoiser, _ = drawing(model)
+        self.denoiser = denoiser(model)
         config = configured(model, choices)
         assert config is not None
         self.config, self.home = config, space(self.denoiser)
@@ -204,6 +204,24 @@ class Editor:
 
     def _select(self, which: Sequence[int]) -> ode.Select:
         return lambda rows: self.denoise([which[k] for k in rows.tolist()])
+
+
+def given(path: Path, hidden: Path | None = None, keep: str | None = None) -> Float[Tensor, "c h w"]:
+    """A picture to begin from, in [-1, 1], with NaN where it is not known.
+
+    Args:
+        path: Its file.
+        hidden: A picture of the same size: white where it is hidden, black where it is known.
+        keep: The half that is known, a name of `HALVES`, in place of that.
+
+    Raises:
+        PhinError: Files that are no pictures, or of different sizes.
+    """
+    picture = from_integers(torch.tensor(folder.read(path)))
+    _, height, width = picture.shape
+    if hidden is not None:
+        return picture.where(mask(hidden, height, width), torch.nan)
+    return picture if keep is None else picture.where(half(keep, height, width), torch.nan)
 
 
 def mask(path: Path, height: int, width: int) -> Bool[Tensor, "h w"]:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phin.data.degraded import Degradation, condition
+from phin.data.folder import describe
 from phin.data.numbers import tokens
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
@@ -37,6 +39,7 @@ def samples(
     batch: int = 64,
     watch: Watch | None = None,
     guide: Guide | None = None,
+    images: Sequence[Tensor] | None = None,
     **choices: Any,
 ) -> list[Tensor]:
     """Samples in the range of the data, each (C, *sides), in the order asked for.
@@ -51,13 +54,17 @@ def samples(
         batch: Cells or pictures at once.
         watch: Sees every state of every batch.
         guide: A classifier that guides to the labels, from `guide`; `guidance=0` makes it the only guidance.
+        images: Pictures to begin from, for a model of image to image: one sample each, or n. See `given`.
         choices: Fields of `SampleConfig` that replace the model's own, such as steps, solver and guidance.
 
     Raises:
-        PhinError: On a model that does not sample, a prompt or label it does not know, or a wrong choice.
+        PhinError: On a model that does not sample, a prompt, label or image it does not know, or a wrong
+            choice.
     """
     draw = drawer(model, seed, watch, guide, choices)
-    kind, rows = conditions(model, prompts, labels, n)
+    begun = given(model, [(f"image {k}", image) for k, image in enumerate(images or ())])
+    kind, rows = conditions(model, prompts, labels, n, len(begun))
+    told = condition(torch.stack(begun)).repeat_interleave(n or 1, 0) if begun else None
     shape = model.facts.shape
     done: dict[int, Tensor] = {}
     for length in sorted({len(row) for row in rows}):
@@ -66,15 +73,68 @@ def samples(
         sides, size = (*shape[:-1], shape[-1] * cells), max(1, batch // cells)
         for part in (alike[i : i + size] for i in range(0, len(alike), size)):
             cond = torch.stack([rows[k] for k in part])
-            given = {"": {}, "label": {"label": cond[:, 0]}}.get(kind, {kind: cond})
-            done.update(zip(part, draw(sides, given, part).cpu(), strict=True))
+            known = {"": {}, "label": {"label": cond[:, 0]}}.get(kind, {kind: cond})
+            known |= {} if told is None else {"image": told[part]}
+            done.update(zip(part, draw(sides, known, part).cpu(), strict=True))
     return [done[k] for k in range(len(done))]
 
 
 def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
-    """Pictures, uint8, (H, W) when grey and (H, W, C) else; points as they are. Arguments as of `samples`."""
+    """Pictures, uint8, (H, W) when grey and (H, W, C) else. Arguments as of `samples`.
+
+    Of a video all frames, (T, H, W) or (T, H, W, C). Points and sequences are as they are, (2,) and (C, L).
+    """
     drawn = samples(model, **arguments)
-    return [to_bytes(x) if x.ndim > 1 else x.numpy() for x in drawn]
+    if len(model.facts.shape) <= 2:
+        return [x.numpy() for x in drawn]
+    return [to_bytes(x if x.ndim == 3 else x.movedim(1, 0)) for x in drawn]
+
+
+def degradation(model: Model) -> Degradation | None:
+    """What is left of the pictures that a model of image to image begins from; None of any other."""
+    return model.recipe.degradation if isinstance(model.recipe, DiffusionRecipe) else None
+
+
+def given(model: Model, images: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Pictures to begin from, (C, H, W), as a model of image to image is to be given them.
+
+    Args:
+        model: Any model.
+        images: What to call each picture, and the picture: in [-1, 1], with NaN where nothing is known; as
+            small as what the model enlarges, or of the size that it draws, of which it is then given no more
+            than it was in its training.
+
+    Raises:
+        PhinError: On images for a model that begins from nothing, or none for one that does not; on one of
+            another size or kind than it takes, or with something hidden, or nothing, against what it learned.
+    """
+    if (way := degradation(model)) is None:
+        if images:
+            raise PhinError(
+                f"{model.path} draws {model.recipe.data} from nothing, and takes no image: leave it out, or "
+                "give a model of image to image, such as a run of `phin train mnist-superres`"
+            )
+        return []
+    whole, small = model.facts.shape, way.size(model.facts.shape)
+    sizes = " or ".join(map(describe, dict.fromkeys((small, whole))))
+    if not images:
+        raise PhinError(f"{model.path} draws nothing from nothing: give an image, {sizes} (--image FILE)")
+    begun: list[Tensor] = []
+    for name, image in images:
+        if (shape := tuple(image.shape)) not in (whole, small):
+            found = describe(shape) if len(shape) == 3 else f"of shape {shape}"
+            raise PhinError(f"{name} is {found}, and {model.path} begins from {sizes}: scale or convert it")
+        seen = way.see(image) if shape == whole else way.enlarge(image)
+        hidden = bool(seen.isnan().any())
+        if hidden and not way.hides:
+            raise PhinError(f"{model.path} takes pictures that are known as a whole: hide nothing of {name}")
+        if way.hides and not hidden:
+            raise PhinError(
+                f"{model.path} paints what is hidden, and of {name} nothing is: say what to keep (--keep "
+                "left, or --mask FILE)"
+            )
+        begun.append(seen)
+    return begun
 
 
 Draw = Callable[[tuple[int, ...], dict[str, Tensor], Sequence[int]], Tensor]
@@ -116,7 +176,7 @@ def configured(model: Model, choices: Mapping[str, Any]) -> SampleConfig | None:
         PhinError: On a model that does not sample, or a choice that it does not have.
     """
     if not isinstance(model.net, OneShot):
-        config = choose(drawing(model)[1], choices)
+        config = choose(model, choices)
         if model.facts.latents and config.threshold != "none":
             raise PhinError(
                 f"threshold {config.threshold} keeps pixels in their range, and {model.path} lives in "
@@ -131,17 +191,24 @@ def configured(model: Model, choices: Mapping[str, Any]) -> SampleConfig | None:
     return None
 
 
-def choose(config: SampleConfig, choices: Mapping[str, Any]) -> SampleConfig:
-    """The configuration with these choices.
+def choose(model: Model, choices: Mapping[str, Any]) -> SampleConfig:
+    """How a diffusion model is sampled with these choices.
+
+    Where steps are chosen, and neither solver nor grid, these are what `phin tune` found for so many steps,
+    if the model's file has any. A distilled model has its own for each number of steps that it was made for.
 
     Raises:
-        PhinError: A field that there is not, or a value it cannot have.
+        PhinError: On another kind of model, a field that there is not, or a value it cannot have.
     """
+    config, recipe = drawing(model)[1], model.recipe
     known = [field.name for field in fields(SampleConfig)]
     for name in choices:
         if name not in known:
             raise PhinError(f"sampling has no option {name!r}; it has {', '.join(known)}")
-    return replace(config, **choices)
+    if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:
+        return recipe.distilled.chosen(model.path, config, choices)
+    tuned = {} if {"solver", "grid"} & choices.keys() else model.metadata.get("tuned", {})
+    return replace(config, **tuned.get(str(choices.get("steps")), {}), **choices)
 
 
 def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
@@ -158,6 +225,21 @@ def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
     return model.net, model.recipe.sample
 
 
+def denoiser(model: Model) -> Denoiser:
+    """The denoiser of a diffusion model, for use at any level.
+
+    Raises:
+        PhinError: On another kind of model, or a distilled one, which knows no levels but those of its calls.
+    """
+    net, recipe = drawing(model)[0], model.recipe
+    if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:
+        raise PhinError(
+            f"{model.path} is distilled, and knows no noise levels but those of its calls: give its teacher, "
+            f"{recipe.distilled.teacher}"
+        )
+    return net
+
+
 def guide(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
     """Guidance of a model of labelled data by a classifier of noisy data, for `samples`.
 
@@ -169,7 +251,7 @@ def guide(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
     Raises:
         PhinError: Models of other kinds, or that do not fit each other; a scale that is not finite.
     """
-    drawing(model)
+    denoiser(model)
     if not isinstance(classifier.net, NoisyClassifier):
         raise PhinError(
             f"{classifier.path} is no classifier of noisy pictures and cannot guide; "
@@ -204,13 +286,17 @@ def _titled(model: Model) -> str:
 
 
 def conditions(
-    model: Model, prompts: Sequence[str] | None, labels: Iterable[SupportsIndex] | None, n: int | None
+    model: Model,
+    prompts: Sequence[str] | None,
+    labels: Iterable[SupportsIndex] | None,
+    n: int | None,
+    images: int = 0,
 ) -> tuple[str, list[Tensor]]:
     """What is to be drawn: the condition's name and its value (L,) for each sample.
 
     Names are "text", of numbers, "prompt", of numbers in words, "label", and "" where nothing is told.
 
-    The arguments are those of `samples`.
+    The arguments are those of `samples`; of images, their number.
 
     Raises:
         PhinError: On a prompt or label that the model does not know, or none where it needs one.
@@ -235,8 +321,14 @@ def conditions(
         kind, read = ("prompt", facts.alphabet.tokens) if facts.alphabet else ("text", tokens)
         return kind, [row for row in map(read, prompts) for _ in range(n or 1)]
     if not facts.classes:
-        return "", list(torch.zeros(n or 1, 1))
-    if labels is None:
+        return "", list(torch.zeros(max(1, images) * (n or 1), 1))
+    if images:
+        chosen = [-1] if labels is None else list(labels)
+        if len(chosen) not in (1, images):
+            raise PhinError(f"{len(chosen)} labels for {images} images: give one, or one for each")
+        chosen = chosen * images if len(chosen) == 1 else chosen
+        every = [_label(label, facts.classes) for label in chosen for _ in range(n or 1)]
+    elif labels is None:
         every = [k % facts.classes for k in range(n or facts.classes)]
     else:
         every = [_label(label, facts.classes) for label in labels for _ in range(n or 1)]

@@ -77,6 +77,11 @@ def nll(
             f"{model.path} is a GAN, which draws, and gives no image a likelihood: give a diffusion model or "
             "an autoencoder, or measure what it draws by `phin evaluate`"
         )
+    if models.degradation(model) is not None:
+        raise PhinError(
+            f"{model.path} draws what is missing of a picture, and pictures as such have no likelihood under "
+            "it: measure a model that begins from nothing, such as mnist"
+        )
     plan = (_of_latents if isinstance(model.net, Autoencoder) else _of_levels)(model, method, levels, decoder)
     images = datasets.load(data or model.recipe.data)
     condition = condition or ("none" if plan.drop == 1 else "data")
@@ -135,7 +140,7 @@ class Plan(NamedTuple):
 
 def _of_levels(model: Model, method: str | None, levels: str | None, decoder: str | None) -> Plan:
     """Of a diffusion model: by its levels."""
-    net, recipe = models.drawing(model)[0], model.recipe
+    net, recipe = models.denoiser(model), model.recipe
     assert isinstance(recipe, DiffusionRecipe)
     levels = levels or recipe.density
     schedule = _schedule(net, levels)

@@ -41,6 +41,45 @@ def tile(
     return sheet
 
 
+def frames(x: Float[Tensor, "c *sides"]) -> "list[Picture]":
+    """What a sample looks like, frame by frame: a picture, or the plot of a sequence, is one frame.
+
+    Args:
+        x: A sequence (C, L), an image (C, H, W) or a video (C, frames, H, W), the latter in [-1, 1].
+    """
+    if x.ndim == 2:
+        return [plot(x)]
+    return [*to_bytes(x.movedim(1, 0))] if x.ndim == 4 else [to_bytes(x)]
+
+
+def still(x: Float[Tensor, "c *sides"]) -> "Picture":
+    """What a sample looks like in one picture: the frames of a video from left to right."""
+    shown = frames(x)
+    return shown[0] if len(shown) == 1 else tile(shown, len(shown), gap=1)
+
+
+def plot(
+    x: Float[Tensor, "c length"], side: int = 64, step: int = 4, reach: float = 3.0
+) -> UInt8[np.ndarray, "side width 3"]:
+    """A sequence within [-reach, reach] as lines from left to right, a colour to each channel."""
+    from PIL import Image, ImageDraw
+
+    fine = 4  # pixels drawn for one shown, which smooths the lines
+    channels, length = x.shape
+    sheet = Image.new("RGB", (fine * step * length, fine * side), (24, 24, 24))
+    pen = ImageDraw.Draw(sheet)
+    pen.line([(0, fine * side // 2), (fine * step * length, fine * side // 2)], (72, 72, 72), fine)
+    across = fine * step * (np.arange(length) + 0.5)
+    down = fine * side * (0.5 - x.float().cpu().numpy().clip(-reach, reach) / (2 * reach))
+    for channel in range(channels):
+        colour = COLOURS[channel % len(COLOURS)]
+        pen.line([*zip(across.tolist(), down[channel].tolist(), strict=True)], colour, 2 * fine, "curve")
+    return np.asarray(sheet.resize((step * length, side), Image.Resampling.BOX))
+
+
+COLOURS = ((255, 176, 64), (96, 176, 255), (128, 224, 128), (240, 128, 208))
+
+
 def scatter(
     points: Float[Tensor, "n 2"], side: int = 256, reach: float = 2.5
 ) -> UInt8[np.ndarray, "side side"]:

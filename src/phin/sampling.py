@@ -10,7 +10,7 @@ from torch import Tensor
 from phin.diffusion.denoiser import Denoise, Denoiser
 from phin.diffusion.guidance import classifier, classifier_free, clip, dynamic_threshold
 from phin.diffusion.level import SCALINGS, Level
-from phin.diffusion.noise import seeded
+from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.schedules import SCHEDULES
 from phin.diffusion.solvers import SOLVERS, Watch, prior
 from phin.diffusion.solvers import sample as walk
@@ -83,9 +83,12 @@ class Guide:
 def guided(
     denoiser: Denoiser, cond: dict[str, Tensor], config: SampleConfig, guide: Guide | None = None
 ) -> Denoise:
-    """The denoiser under a condition, guided and kept in range as the configuration says."""
+    """The denoiser under a condition, guided and kept in range as the configuration says.
+
+    Guidance that is in its weights is not added again.
+    """
     denoise: Denoise = denoiser.given(**cond)
-    if cond:
+    if cond and denoiser.guidance is None:
         null = denoiser.given(**{name: torch.full_like(value, -1) for name, value in cond.items()})
         denoise = classifier_free(denoise, null, config.guidance)
     if guide is not None:
@@ -103,6 +106,7 @@ def draw(
     indices: Iterable[int],
     watch: Watch | None = None,
     guide: Guide | None = None,
+    noise: Noise | None = None,
 ) -> Tensor:
     """Samples (B, *shape) in the range of the data; sample i has the noise of picture `indices[i]`.
 
@@ -117,12 +121,13 @@ def draw(
         indices: The pictures' numbers (B,).
         watch: Sees every state, of latents if these are what is diffused.
         guide: A classifier of noisy data that guides to the labels of the condition.
+        noise: Draws all that is random, in place of the noise of those pictures.
     """
     indices, home = list(indices), space(denoiser)
     device = next(denoiser.parameters()).device
     levels = config.levels()
     solver = build(config.solver, SOLVERS, "solver")
-    noise = seeded(seed, indices)
+    noise = noise or seeded(seed, indices)
     cond = {name: value.to(device) for name, value in cond.items()}
     start = prior(levels.at(0), torch.empty(len(indices), *home.shape(shape), device=device), noise)
     with autocast(device):
@@ -131,10 +136,12 @@ def draw(
 
 
 @torch.no_grad()
-def generate(net: OneShot, cond: dict[str, Tensor], seed: int, indices: Iterable[int]) -> Tensor:
+def generate(
+    net: OneShot, cond: dict[str, Tensor], seed: int, indices: Iterable[int], noise: Noise | None = None
+) -> Tensor:
     """Samples (B, C, *sides) of a model that draws in one pass; arguments as of `draw`."""
     indices = list(indices)
     cond = {name: value.to(net.device) for name, value in cond.items()}
-    noise = seeded(seed, indices)
+    noise = noise or seeded(seed, indices)
     with autocast(net.device):
         return net.generate(len(indices), noise, **cond).float()

@@ -19,8 +19,10 @@ from phin import __version__
 from phin.errors import PhinError
 
 from .command import Command
+from .compare import Compare
 from .data import DataGet, DataList
 from .demo import Demo
+from .distill import Distill
 from .edit import EditInpaint, EditInterpolate, EditReconstruct, EditVary
 from .evaluate import Evaluate
 from .export import Export
@@ -29,6 +31,7 @@ from .recipes import Recipes
 from .sample import Sample
 from .terminal import messages
 from .train import Train
+from .tune import Tune
 from .verify import Verify
 
 __all__ = ["COMMANDS", "answer", "main", "read"]
@@ -140,9 +143,12 @@ def usage() -> str:
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
+    "distill": Distill,
     "sample": Sample,
     "evaluate": Evaluate,
     "nll": Nll,
+    "compare": Compare,
+    "tune": Tune,
     "export": Export,
     "edit vary": EditVary,
     "edit inpaint": EditInpaint,

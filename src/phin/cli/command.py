@@ -33,7 +33,7 @@ class Command(abc.ABC):
             PhinError: An option that there is not, or a value it cannot have.
             SystemExit: Help was asked for, and printed.
         """
-        return parse(cls, gathered(argv, "--prompt", "--label"), prog)
+        return parse(cls, gathered(argv, "--prompt", "--label", "--image"), prog)
 
     @abc.abstractmethod
     def run(self) -> dict[str, Any]:

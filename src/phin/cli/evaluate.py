@@ -23,7 +23,8 @@ class Evaluate(Command):
     """What looks at the pictures: digit-reader, fashion-reader, inception, a file of Inception's weights
     (.pth), or a classifier's run or file. By default the reader of the data, or Inception-v3."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """Pictures to draw: 10,000, or as many as the data have to train on. Of numbers, 1,000 random strings."""
+    """Pictures or sequences to draw: 10,000, or as many as the data have to train on. Of numbers, 1,000
+    random strings; 1,000 videos; 1,000 pictures of image to image."""
     n_unseen: int = 500
     """Of numbers: further strings, none of which was ever trained on."""
     n_frechet: int = 2000
@@ -61,14 +62,15 @@ class Evaluate(Command):
                 n_unseen=self.n_unseen, n_frechet=self.n_frechet, seed=self.seed, **self.given("n")
             )
             reader = models.load(self.features or "mnist-classifier")
-            total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
+            total = plan.states(models.choose(model, choices).steps)
         elif model.facts.alphabet:
             plan = evaluation.WordPlan(n_unseen=self.n_unseen, seed=self.seed, **self.given("n"))
             reader = models.load(self.features or "mnist-classifier")
-            total = plan.states(models.choose(models.drawing(model)[1], choices).steps)
+            total = plan.states(models.choose(model, choices).steps)
         elif isinstance(model.net, Denoiser | models.OneShot):
             plan = evaluation.PicturePlan(n=self.n, seed=self.seed)
-        with progress(total) as watch, bar(self.n or 10_000, "drawing") as drawn:
+        usual = 1000 if len(model.facts.shape) == 4 or models.degradation(model) else 10_000
+        with progress(total) as watch, bar(self.n or usual, "drawing") as drawn:
             figures = evaluation.evaluate(
                 model,
                 reader,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -20,12 +20,17 @@ from .terminal import progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from phin.models import Model
+    from phin.pictures import Picture
     from phin.recipes import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Command):
-    """Draw with a trained model: one PNG a picture, named by number and content, such as 0000_40213.png."""
+    """Draw with a trained model: one PNG a picture, named by number and content, such as 0000_40213.png.
+
+    A video is a GIF; sequences are plotted, and written to sequences.npy; points are in points.npy.
+    """
 
     model: ModelName = "numbers"
     prompt: tuple[str, ...] = ()
@@ -34,6 +39,12 @@ class Sample(Command):
     """A text file with more of them, one a line."""
     label: tuple[int, ...] | None = None
     """Classes to draw, of a model of labelled pictures; by default each in turn."""
+    image: tuple[Path, ...] = ()
+    """Pictures to begin from, of a model of image to image, such as that of mnist-superres."""
+    mask: Path | None = None
+    """Of one that inpaints: a picture, white where they are to be painted anew, black where they are kept."""
+    keep: Literal["left", "right", "top", "bottom"] | None = None
+    """Keep this half of them, in place of a mask."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """How many of each, 1 by default; or how many in all, where nothing is asked for in particular."""
     out: Path = Path("samples")
@@ -49,9 +60,9 @@ class Sample(Command):
     classifier: Classifier = None
     classifier_scale: ClassifierScale = None
     grid: Flag = False
-    """Also write all pictures in one, grid.png."""
+    """Also write all pictures in one, grid.png; all videos, grid.gif."""
     gif: Flag = False
-    """Also write a GIF of each picture's denoising."""
+    """Also write a GIF of each picture's denoising; of a video's, its frames side by side."""
 
     def run(self) -> dict[str, Any]:
         import time
@@ -63,7 +74,8 @@ class Sample(Command):
 
         prompts = self._prompts()
         model = models.load(self.model)
-        kind, rows = models.conditions(model, prompts, self.label, self.n)
+        images = self._images(model)
+        kind, rows = models.conditions(model, prompts, self.label, self.n, len(images))
         choices = self.given("steps", "solver", "guidance", "threshold", grid="levels")
         config = models.configured(model, choices)
         if self.gif and config is None:
@@ -83,9 +95,9 @@ class Sample(Command):
                         states[k].append(state)
 
             flat = len(model.facts.shape) == 1  # points, and not pictures
-            batch = 4096 if flat else 64
+            batch = {1: 4096, 2: 512}.get(len(model.facts.shape), 64)
             drawn = models.samples(
-                model, prompts, self.label, self.n, self.seed, batch, watch, guide, **choices
+                model, prompts, self.label, self.n, self.seed, batch, watch, guide, images, **choices
             )
         facts = {
             "model": str(model.path),
@@ -100,7 +112,23 @@ class Sample(Command):
             return facts | self._write_points(drawn, states)
         home = space(model.net) if isinstance(model.net, Denoiser) else PIXELS
         shown = [[home.decode(state[None])[0] for state in film] for film in states]
-        return facts | self._write_pictures(drawn, shown, [_caption(model.facts, kind, row) for row in rows])
+        names = [_caption(model.facts, kind, row) for row in rows]
+        if images:
+            names = [path.stem for path in self.image for _ in range(self.n or 1)]
+        if len(model.facts.shape) == 2:
+            facts |= {"sequences": self._write_array("sequences", drawn)}
+        return facts | self._write_pictures(drawn, shown, names)
+
+    def _images(self, model: "Model") -> "list[Tensor]":
+        """What is known of the pictures to begin from."""
+        from phin import models
+        from phin.edits import given
+
+        if self.mask is not None and self.keep is not None:
+            raise PhinError("say what to keep by one of the two, --keep left or --mask FILE")
+        if not self.image and (self.mask or self.keep):
+            raise PhinError("--mask and --keep are of pictures to begin from; give some by --image FILE, too")
+        return models.given(model, [(str(path), given(path, self.mask, self.keep)) for path in self.image])
 
     def _prompts(self) -> list[str] | None:
         """Those of the command line and those of the file; None where neither is given."""
@@ -122,36 +150,40 @@ class Sample(Command):
     def _write_pictures(
         self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]", names: Sequence[str]
     ) -> dict[str, Any]:
-        from phin.pictures import gif, png, tile, to_bytes
+        from phin.pictures import frames, gif, png, still, tile
 
-        pictures = [to_bytes(x) for x in drawn]
+        def payload(shown: "Sequence[Picture]") -> tuple[str, bytes]:
+            """The kind of a file, and what is in it."""
+            return (".png", png(shown[0])) if len(shown) == 1 else (".gif", gif(shown, rest=0.5))
+
+        looks = [frames(x) for x in drawn]
         files = []
-        for k, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-            path = self.out / ("_".join([f"{k:04}", *re.findall(r"[\w-]+", name)]) + ".png")
-            payloads = {"file": (path, png(picture))}
+        for k, (shown, name) in enumerate(zip(looks, names, strict=True)):
+            path = self.out / "_".join([f"{k:04}", *re.findall(r"[\w-]+", name)])
+            suffix, content = payload(shown)
+            payloads = {"file": (path.with_name(path.name + suffix), content)}
             if self.gif:
-                film = gif([*map(to_bytes, states[k]), picture])
-                payloads["gif"] = (path.with_suffix(".gif"), film)
+                film = gif([*map(still, states[k]), still(drawn[k])])
+                of = ".gif" if suffix == ".png" else "_denoising.gif"
+                payloads["gif"] = (path.with_name(path.name + of), film)
             files.append({**write_all(payloads), **({"content": name} if name else {})})
         facts: dict[str, Any] = {"pictures": files}
         if self.grid:
-            facts["grid"] = write(
-                self.out / "grid.png", png(tile(pictures, min(self.n or len(pictures), 10)))
-            )
+            columns = min(self.n or len(looks), 3 if drawn[0].ndim == 2 else 10)  # plots are wide
+            suffix, content = payload([tile(shown, columns) for shown in zip(*looks, strict=True)])
+            facts["grid"] = write(self.out / f"grid{suffix}", content)
         return facts
 
     def _write_points(
         self, drawn: "Sequence[Tensor]", states: "Sequence[Sequence[Tensor]]"
     ) -> dict[str, Any]:
         """One array of all points; grid and GIF show their density."""
-        import numpy as np
         import torch
 
         from phin.pictures import gif, png, scatter
 
-        points, file = torch.stack(list(drawn)), io.BytesIO()
-        np.save(file, points.numpy(), allow_pickle=False)
-        facts: dict[str, Any] = {"points": write(self.out / "points.npy", file.getvalue()), "n": len(points)}
+        points = torch.stack(list(drawn))
+        facts: dict[str, Any] = {"points": self._write_array("points", drawn), "n": len(points)}
         if self.grid:
             facts["grid"] = write(self.out / "grid.png", png(scatter(points)))
         if self.gif:
@@ -161,9 +193,17 @@ class Sample(Command):
             )
         return facts
 
+    def _write_array(self, name: str, drawn: "Sequence[Tensor]") -> str:
+        import numpy as np
+        import torch
+
+        file = io.BytesIO()
+        np.save(file, torch.stack(list(drawn)).numpy(), allow_pickle=False)
+        return write(self.out / f"{name}.npy", file.getvalue())
+
     def show(self, facts: dict[str, Any]) -> None:
         for entry in [*facts.get("pictures", ()), facts]:
-            for kind in ("file", "gif", "points", "grid"):
+            for kind in ("file", "gif", "points", "sequences", "grid"):
                 if kind in entry:
                     print(entry[kind])
 

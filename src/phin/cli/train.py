@@ -17,6 +17,7 @@ from .parsing import parse
 
 if TYPE_CHECKING:
     from phin.recipes import Recipe
+    from phin.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,7 @@ class Train(Command):
             raise PhinError(f"name a recipe first, as in `phin train mnist`; there are {listed}")
         name, preset = argv[0], named(argv[0])
         options = [re.sub(r"^--train\.", "--", word) for word in argv[1:]]
-        budgets = {
-            word[2:] for option in options if (word := option.split("=")[0]) in ("--minutes", "--steps")
-        }
-        if len(budgets) == 1:  # the one that is given takes the place of the recipe's
-            budget = {"minutes": None, "steps": None, budgets.pop(): 1}
-            preset = replace(preset, train=replace(preset.train, **budget))
+        preset = replace(preset, train=budgeted(preset.train, options))
         kind = _options(preset)
         own = {field.name: getattr(preset, field.name) for field in fields(preset)}
         chosen = parse(kind, options, f"{prog} {name}", kind(**own))
@@ -58,14 +54,33 @@ class Train(Command):
         return cls(recipe=recipe, name=name, out=chosen.out, command=command, json=chosen.json)
 
     def run(self) -> dict[str, Any]:
-        from phin.recipes import train
-
-        facts = train(self.recipe, self.out, self.name, self.command)._asdict()
-        return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+        return trained(self.recipe, self.out, self.name, self.command)
 
     def show(self, facts: dict[str, Any]) -> None:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in facts["validation"].items())
-        print(f"{facts['best']}  ({scores})" if scores else facts["best"])
+        show_run(facts)
+
+
+def trained(recipe: "Recipe", out: Path | None, name: str, command: str) -> dict[str, Any]:
+    """Trains a recipe; what came of it."""
+    from phin.recipes import train
+
+    facts = train(recipe, out, name, command)._asdict()
+    return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+
+
+def show_run(facts: dict[str, Any]) -> None:
+    """Prints what came of a training."""
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in facts["validation"].items())
+    print(f"{facts['best']}  ({scores})" if scores else facts["best"])
+
+
+def budgeted(train: "TrainConfig", options: Sequence[str]) -> "TrainConfig":
+    """A training whose budget, of minutes or of steps, gives way to the one that is among the options."""
+    budgets = {word[2:] for option in options if (word := option.split("=")[0]) in ("--minutes", "--steps")}
+    if len(budgets) != 1:
+        return train
+    budget = {"minutes": None, "steps": None, budgets.pop(): 1}
+    return replace(train, **budget)
 
 
 def _options(preset: "Recipe") -> type[Any]:

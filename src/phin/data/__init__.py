@@ -6,7 +6,7 @@ A new data set is an `Entry` in a file of its own, and a line in `DATA`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phin.data import cifar10, digits, folder, mnist, numbers, points, stacked, words
+from phin.data import cifar10, digits, folder, mnist, moving, numbers, points, sequences, stacked, words
 from phin.data.base import Batch, Data, Entry, Images, Part, Which, from_integers
 from phin.data.numbers import Numbers, held_out, random_strings, tokens
 from phin.errors import PhinError
@@ -110,4 +110,7 @@ DATA: Mapping[str, Entry] = {
     "eight-gaussians": points.entry("eight-gaussians", points.eight_gaussians),
     "checkerboard": points.entry("checkerboard", points.checkerboard),
     "moons": points.entry("moons", points.moons),
+    "sines": sequences.SINES,
+    "angles": sequences.ANGLES,
+    "moving-digits": moving.MOVING_DIGITS,
 }

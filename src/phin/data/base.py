@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     x: Float[Tensor, "batch *shape"]
     """(B, C, *sides), float32; images are in [-1, 1], points of the plane have about unit scale."""
     cond: dict[str, Tensor]
-    """{}, {"label": (B,) int64} or {"text": (B, L) int64}: keyword arguments of the network's forward."""
+    """Keyword arguments of the network's forward: {}, {"label": (B,) int64}, {"text": (B, L) int64}, ..."""
     total: int
     """Examples in the whole batch, of which these may be one process's part."""
 
@@ -106,9 +106,32 @@ def from_integers(values: UInt8[Tensor, "*shape"], levels: int = 256) -> Float[T
     return values.to(torch.float32).mul_(2 / (levels - 1)).sub_(1)
 
 
+class Split(Protocol):
+    """One split: integer images, in memory or elsewhere, and the label of each if there are classes."""
+
+    @property
+    def images(self) -> UInt8[Tensor, "n channels height width"]:
+        """All of them, in memory."""
+        ...
+
+    @property
+    def labels(self) -> Integer[Tensor, " n"] | None:
+        """Of each."""
+        ...
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> Self:
+        """Some of them."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+S = TypeVar("S", bound=Split)
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split: integer images, and the label of each if there are classes."""
+    """A split in memory."""
 
     images: UInt8[Tensor, "n channels height width"]
     labels: Integer[Tensor, " n"] | None = None
@@ -123,7 +146,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A fixed set of images, uint8 in memory.
+    """A fixed set of images, uint8.
 
     Args:
         name: As in the registry.
@@ -133,7 +156,7 @@ class Images:
     """
 
     name: str
-    splits: Mapping[Which, Part]
+    splits: Mapping[Which, Split]
     class_names: tuple[str, ...] = ()
     levels: int = 256
     vocabulary: int = 0
@@ -141,7 +164,7 @@ class Images:
     @property
     def shape(self) -> tuple[int, ...]:
         """One image, (C, H, W)."""
-        return tuple(self.splits["train"].images.shape[1:])
+        return tuple(self.splits["train"][:1].images.shape[1:])
 
     @property
     def classes(self) -> int:
@@ -185,17 +208,17 @@ class Images:
             )
         return self._batch(part[stream(seed, f"split {which}").permutation(len(part))[:n]], n)
 
-    def _batch(self, part: Part, total: int) -> Batch:
+    def _batch(self, part: Split, total: int) -> Batch:
         cond = {} if part.labels is None else {"label": part.labels.long()}
         return Batch(from_integers(part.images, self.levels), cond, total)
 
 
-def with_validation(train: Part, test: Part, valid: int) -> dict[Which, Part]:
+def with_validation(train: S, test: S, valid: int) -> dict[Which, S]:
     """The splits of a set that comes in two: the last `valid` training images are kept for validation."""
     return {"train": train[: len(train) - valid], "valid": train[len(train) - valid :], "test": test}
 
 
-def by_tenths(part: Part) -> dict[Which, Part]:
+def by_tenths(part: S) -> dict[Which, S]:
     """The splits of a small set that comes in one: the last tenth for testing, the one before to validate."""
     tenth = max(1, len(part) // 10)
     return with_validation(part[: len(part) - tenth], part[len(part) - tenth :], tenth)

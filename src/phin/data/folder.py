@@ -1,13 +1,15 @@
 """A folder of pictures as a data set, with one sub-folder a class or none at all."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, Shaped, UInt8
+from torch import Tensor
 
 from phin.data.base import Images, Part, by_tenths
 from phin.errors import PhinError
@@ -15,13 +17,37 @@ from phin.errors import PhinError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
 """The modes of image files that are read, and what they are read as: grey or colour."""
+IN_MEMORY = 2**28  # bytes of pixels; more of them stay on the disk
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A split that stays on the disk: its pictures are read each time they are asked for."""
+
+    root: Path
+    names: Shaped[np.ndarray, " n"]
+    """Of the files, from the root, in bytes: each takes as much as the longest."""
+    labels: Tensor | None = None
+
+    @property
+    def images(self) -> UInt8[Tensor, "n channels height width"]:
+        """All of them, in memory."""
+        return torch.from_numpy(np.stack([read(self.root / os.fsdecode(name)) for name in self.names]))
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> "Stored":
+        index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        return Stored(self.root, self.names[rows], None if self.labels is None else self.labels[index])
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def load(path: str) -> Images:
     """The pictures below a folder: all grey or all in colour, all of one size.
 
     Pictures in the folder itself are unlabelled. If there are none, each sub-folder is a class, by name. A
-    tenth of the pictures is for testing and a tenth for validation, chosen by a hash of their names.
+    tenth of the pictures is for testing and a tenth for validation, chosen by a hash of their names. All are
+    read once, and kept if they are not too many; else each is read whenever it is needed.
 
     Args:
         path: The folder.
@@ -35,56 +61,75 @@ def load(path: str) -> Images:
             f"folder:{path} is not a folder; give the path of one with images, as in folder:photos"
         )
     try:
-        files, class_names = _find(root)
+        names, class_names = _find(root)
     except OSError as error:
         raise PhinError(
             f"{error.filename} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    if len(files) < 3:
+    if len(names) < 3:
         raise PhinError(
-            f"{root} has {len(files)} images ({', '.join(sorted(SUFFIXES))}); "
+            f"{root} has {len(names)} images ({', '.join(sorted(SUFFIXES))}); "
             "it takes at least 3: to train, to validate and to test"
         )
-    files.sort(key=lambda file: blake2b(file.relative_to(root).as_posix().encode(), digest_size=8).digest())
+    names.sort(key=lambda name: blake2b(os.fsencode(name), digest_size=8).digest())
     labels = None
     if class_names:
-        labels = torch.tensor([class_names.index(file.relative_to(root).parts[0]) for file in files])
-    part = Part(torch.from_numpy(_read_all(files)), labels)
-    return Images(f"folder:{path}", by_tenths(part), class_names)
+        number = {name: i for i, name in enumerate(class_names)}
+        labels = torch.tensor([number[name.split("/", 1)[0]] for name in names])
+    shape = read(root / names[0]).shape
+    if len(names) * int(np.prod(shape)) <= IN_MEMORY:
+        images = np.empty((len(names), *shape), np.uint8)
+        for i, image in enumerate(_read_all(root, names)):
+            images[i] = image
+        splits = by_tenths(Part(torch.from_numpy(images), labels))
+    else:
+        for _ in _read_all(root, names):
+            pass
+        splits = by_tenths(Stored(root, np.array([os.fsencode(name) for name in names]), labels))
+    return Images(f"folder:{path}", splits, class_names)
 
 
-def _find(root: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The pictures below a folder, and the names of their classes."""
-    children = [child for child in sorted(root.iterdir()) if not child.name.startswith(".")]
-    own = [child for child in children if _is_picture(child)]
-    below = {
-        child.name: [file for file in sorted(child.rglob("*")) if _is_picture(file)]
-        for child in children
-        if child.is_dir()
-    }
+def _find(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The pictures below a folder, by their names from there, and the names of their classes."""
+    own = _children(root, lambda child: _is_picture(child.name) and child.is_file())
+    below: dict[str, list[str]] = {}
+    for name in _children(root, lambda child: child.is_dir()):
+        files = (
+            (Path(folder, file).relative_to(root).as_posix(), file)
+            for folder, _, files in os.walk(root / name)
+            for file in files
+        )
+        below[name] = [file for file, last in files if _is_picture(last) and (root / file).is_file()]
     class_names = tuple(name for name, files in below.items() if files)
     if own and class_names:
         raise PhinError(
-            f"{root} has images of its own, such as {own[0].name}, and others in {class_names[0]}/; "
+            f"{root} has images of its own, such as {own[0]}, and others in {class_names[0]}/; "
             "put all into sub-folders (one a class) or none"
         )
     return own or [file for files in below.values() for file in files], class_names
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _children(root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+    """Names of what is in a folder and not hidden, in order: a million of them take less than their paths."""
+    with os.scandir(root) as children:
+        return sorted(child.name for child in children if not child.name.startswith(".") and wanted(child))
 
 
-def _read_all(files: Sequence[Path]) -> UInt8[np.ndarray, "n channels height width"]:
-    first = read(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
-    for i, file in enumerate(files):
-        image = read(file)
-        if image.shape != first.shape:
-            sizes = describe(image.shape), describe(first.shape)
-            raise PhinError(f"{file} is {sizes[0]} and {files[0]} is {sizes[1]}; make all images alike")
-        images[i] = image
-    return images
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
+def _read_all(root: Path, names: Sequence[str]) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
+    """Each picture, which has to be like the first."""
+    shape = read(root / names[0]).shape
+    for name in names:
+        image = read(root / name)
+        if image.shape != shape:
+            sizes = describe(image.shape), describe(shape)
+            raise PhinError(
+                f"{root / name} is {sizes[0]} and {root / names[0]} is {sizes[1]}; make all images alike"
+            )
+        yield image
 
 
 def read(file: Path) -> UInt8[np.ndarray, "channels height width"]:

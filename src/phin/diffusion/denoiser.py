@@ -51,6 +51,9 @@ class Denoiser(nn.Module):
         ValueError: If sigma_data is not positive.
     """
 
+    guidance: float | None = None
+    """The guidance scale that distillation has put into the weights; None is none, and more may be added."""
+
     def __init__(
         self,
         net: nn.Module,

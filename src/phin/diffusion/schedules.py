@@ -12,6 +12,7 @@ affine change of time, so that no caller ever meets alpha = 0 or sigma = 0.
 import abc
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -369,6 +370,38 @@ class Flow(Truncated):
         return torch.sigmoid(-0.5 * log_snr)
 
 
+class Knots(Schedule):
+    """Any falling log-SNR: straight lines in time between given knots, equally spaced, from data to noise.
+
+    A ladder of as many steps as there are knots has these very levels: so a search can place each by itself.
+
+    Args:
+        log_snr: The knots, two or more, falling strictly; by default from 10 to -10, one line.
+        scaling: Of the levels.
+    """
+
+    def __init__(self, *log_snr: float, scaling: Scaling = vp) -> None:
+        super().__init__(scaling)
+        self.knots = tuple(map(float, log_snr or (10.0, -10.0)))
+        if len(self.knots) < 2:
+            raise ValueError(f"knots = {self.knots}: at least two are needed, from data to noise")
+        for clean, noisy in pairwise(self.knots):
+            if not -math.inf < noisy < clean < math.inf:
+                raise ValueError(f"knots must be finite and fall strictly, but {noisy:g} follows {clean:g}")
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        knots, pieces = t.new_tensor(self.knots), len(self.knots) - 1
+        place = t * pieces
+        before = place.detach().floor().clamp(0, pieces - 1).long()
+        return torch.lerp(knots[before], knots[before + 1], place - before)
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        rising, pieces = log_snr.new_tensor(self.knots[::-1]), len(self.knots) - 1
+        after = torch.bucketize(log_snr, rising).clamp(1, pieces)
+        low, high = rising[after - 1], rising[after]
+        return (pieces - after + (high - log_snr) / (high - low)) / pieces
+
+
 class Learned(Schedule):
     """A log-SNR that is learned with the network: a monotone curve between two learned ends.
 
@@ -544,6 +577,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "karras": Karras,
     "lognormal": LogNormal,
     "flow": Flow,
+    "knots": Knots,
     "learned": Learned,
     "discrete": Discrete,
 }

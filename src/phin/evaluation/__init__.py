@@ -1,24 +1,27 @@
-"""Measures a model: of numbers (`strings`, `words`), of any pictures (`pictures`); or a classifier."""
+"""Measures a model: of numbers, of any pictures, image to image, of sequences or videos; or a classifier."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from phin import data as datasets
+from phin.data.moving import Moving
 from phin.data.numbers import Numbers
+from phin.data.sequences import Sequences
 from phin.data.stacked import Stacked
 from phin.data.words import Words
 from phin.errors import PhinError
-from phin.evaluation import classifiers, modes, pictures, strings, words
+from phin.evaluation import classifiers, modes, pictures, restored, sequences, strings, videos, words
 from phin.evaluation.pictures import Plan as PicturePlan
 from phin.evaluation.pictures import Reference as Reference
 from phin.evaluation.strings import Plan as Plan
 from phin.evaluation.words import Plan as WordPlan
 from phin.metrics.features import Features
 from phin.metrics.processes import process
-from phin.models import Model, Watch
+from phin.models import Model, Watch, degradation
 from phin.nets.classifier import Classifier, NoisyClassifier
 from phin.pictures import png
+from phin.recipes.features import READING
 from phin.sampling import Guide
 from phin.training.checkpoint import atomic, open_folder, read_weights, save_weights, write_json
 
@@ -67,15 +70,21 @@ def evaluate(
         found = strings.evaluate(model, data, reader, plan, watch, guide, **choices)
     elif isinstance(data, Words) and isinstance(plan, WordPlan):
         found = words.evaluate(model, data, reader, plan, watch, guide, **choices)
+    elif isinstance(data, Sequences) and isinstance(plan, PicturePlan):
+        found = sequences.evaluate(model, data, plan, watch, guide, drawn, **choices)
+    elif isinstance(data, Moving) and isinstance(plan, PicturePlan):
+        sight = seeing(features, "mnist")
+        found, shows = videos.evaluate(model, data, sight, plan, watch, guide, drawn, **choices)
     elif len(data.shape) != 3:
         raise PhinError(f"{model.path} draws {data.name}, which nothing here reads: give a model of pictures")
     elif isinstance(data, Stacked) and isinstance(plan, PicturePlan) and features is None:
         found = modes.evaluate(model, data, plan, watch, guide, drawn, **choices)
+    elif (way := degradation(model)) is not None and isinstance(plan, PicturePlan):
+        sight = seeing(features, data.name) if features is not None or data.name in READING else None
+        found, shows = restored.evaluate(model, data, way, sight, plan, watch, guide, drawn, **choices)
     else:
         assert isinstance(plan, PicturePlan)
-        if features is None or isinstance(features, str | Path):
-            features = pictures.chosen(features, data.name)
-        reference = Reference(data, features, plan)
+        reference = Reference(data, seeing(features, data.name), plan)
         found, shows = pictures.evaluate(model, reference, watch, guide, drawn, **choices)
     if out is not None and main:
         for name, picture in shows.items():
@@ -83,6 +92,11 @@ def evaluate(
                 temporary.write_bytes(png(picture))
         write_json(out / "evaluation.json", found)
     return found
+
+
+def seeing(features: Features | str | Path | None, data: str) -> Features:
+    """What looks at pictures: as it is, or as `pictures.chosen`."""
+    return features if isinstance(features, Features) else pictures.chosen(features, data)
 
 
 def record(model: Model, figures: dict[str, Any]) -> None:
@@ -103,6 +117,12 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
         return modes.rows(figures)
     if "languages" in figures:
         return words.rows(figures)
+    if "statistics" in figures:
+        return sequences.rows(figures)
+    if "videos" in figures:
+        return videos.rows(figures)
+    if "restored" in figures:
+        return restored.rows(figures)
     return strings.rows(figures) if "digits" in figures else classifiers.rows(figures)
 
 

@@ -1,6 +1,7 @@
 """What a model cost."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from phin.data import Data, Images
 from phin.data.encoded import Encoded
-from phin.families.latent import LatentDenoiser
+from phin.families.latent import LatentDenoiser, Latents
 from phin.models import Model
+from phin.recipes import DiffusionRecipe, Recipe
 
 STEPS = 16  # to count over: not every step of every training does the same
 ROWS = 2  # of each: operations are proportional to examples
@@ -20,24 +22,32 @@ def costs(model: Model, data: Data) -> dict[str, Any]:
     """Its parameters; and of its training the minutes, and the floating-point operations that torch counts.
 
     Operations are those of forward and backward passes through convolutions and products of matrices, a
-    multiplication with its addition counted as two. What is not known of a training is left out.
+    multiplication with its addition counted as two. What is not known of a training is left out; of a
+    distilled model's, which needs its teacher, the operations.
     """
     known: dict[str, Any] = {"parameters": sum(p.numel() for p in model.net.parameters())}
     if state := model.metadata.get("training", {}).get("state"):
         known["training_minutes"] = state["seconds"] / 60
-        known["training_flops"] = operations(model, data) * state["examples"]
+        if not (isinstance(model.recipe, DiffusionRecipe) and model.recipe.distilled):
+            known["training_flops"] = operations(model, data) * state["examples"]
     return known
 
 
 def operations(model: Model, data: Data) -> float:
     """Floating-point operations that an example takes in training, on average."""
+    return _operations(model.recipe, data, model.net.space if isinstance(model.net, LatentDenoiser) else None)
+
+
+@lru_cache(maxsize=8)
+def _operations(recipe: Recipe, data: Data, space: Latents | None) -> float:
+    """Of a recipe on its data, in latents or not: counted once, for it is the same at every stage."""
     if isinstance(data, Images):
         data = replace(data, splits={which: part[:EXAMPLES] for which, part in data.splits.items()})
-    if isinstance(model.net, LatentDenoiser):
-        data = Encoded(data, model.net.space)
-        data.train(0, 0, model.recipe.train.batch)  # what is encoded once is not counted
+    if space is not None:
+        data = Encoded(data, space)
+        data.train(0, 0, recipe.train.batch)  # what is encoded once is not counted
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        task, examples = model.recipe.task(data), 0
+        task, examples = recipe.task(data), 0
         for step in range(STEPS):
             losses = task(step, slice(0, ROWS)).loss
             losses.sum().backward()

@@ -7,7 +7,7 @@ first, as files would be.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,13 @@ from phin import models
 from phin.data import Data
 from phin.errors import PhinError
 from phin.evaluation.costs import costs
-from phin.evaluation.table import HEADING, percent
+from phin.evaluation.drawing import sampling
+from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features, Inception, Reader, Seen
 from phin.metrics.jackknife import Estimate
 from phin.metrics.measures import MEASURES, figures, measured
 from phin.metrics.memorisation import copying, nearest
-from phin.metrics.processes import gathered, process
+from phin.metrics.processes import gathered, process, whole
 from phin.metrics.summary import BATCH, Summary, summarised
 from phin.models import Model, Watch
 from phin.nets.classifier import Classifier
@@ -144,7 +145,7 @@ class Reference:
             first = [place for place in rows if place < self.n]
             if first:
                 summary.add(first, Seen(*(part[: len(first)] for part in seen)))
-        return summary.gathered(), _whole(torch.cat(features))
+        return summary.gathered(), whole(torch.cat(features))
 
 
 def evaluate(
@@ -180,7 +181,7 @@ def evaluate(
         )
     label = reference.label if model.facts.classes else None
     read = label is not None and features.class_names == model.facts.class_names
-    sampling = _sampling(model, choices)
+    sampled = sampling(model, choices)
     begun = time.perf_counter()
     summary, first, seconds = _drawn(model, reference, label, read, watch, guide, drawn, choices)
     summary.check("pictures that it drew", features)
@@ -202,7 +203,7 @@ def evaluate(
         "pictures_per_second": reference.n / seconds,
         "seconds": time.perf_counter() - begun - seconds,
         **costs(model, data),
-        "sampling": {**sampling, "seed": plan.seed, **(guide.facts if guide else {})},
+        "sampling": {**sampled, "seed": plan.seed, **(guide.facts if guide else {})},
     }
     return Evaluation(found, shows)
 
@@ -238,16 +239,9 @@ def _drawn(
         told(len(places))
     return (
         summary.gathered(),
-        _whole(torch.cat(first)),
+        whole(torch.cat(first)),
         max(float(part) for part in gathered(torch.tensor([seconds]))),
     )
-
-
-def _sampling(model: Model, choices: dict[str, Any]) -> dict[str, Any]:
-    """How a diffusion model is sampled; nothing of other families."""
-    if isinstance(model.net, models.OneShot):
-        return {}
-    return asdict(models.choose(models.drawing(model)[1], choices))
 
 
 def _batches(places: range) -> Iterator[range]:
@@ -265,15 +259,6 @@ def _shared(features: Features, pictures: Tensor, kept: int, labels: Tensor | No
     own = None if labels is None else labels[rank::processes]
     places = range(rank, len(pictures), processes)
     return summarised(features, pictures[rank::processes], kept, own, places).gathered()
-
-
-def _whole(part: Tensor) -> Tensor:
-    """All rows, of which each process has every so many."""
-    parts = gathered(part)
-    whole = part.new_empty(sum(map(len, parts)), *part.shape[1:])
-    for rank, rows in enumerate(parts):
-        whole[rank :: len(parts)] = rows
-    return whole
 
 
 def _read(summary: Summary, real: Summary) -> dict[str, Any]:
@@ -336,18 +321,14 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
         lines.append(["read as the label asked for", made, real, percent(label["share"]), f"{label['n']:,}"])
     for name, measure in MEASURES.items():
         found = figures["measures"][name]
-        made, floor = (_plus_minus(one) for one in (found, found["floor"]))
+        made, floor = (plus_minus(one) for one in (found, found["floor"]))
         ratio = "" if found["over_floor"] is None else f"{found['over_floor']:.3g}"
         lines.append([f"{measure.title} ({figures['features']})", made, floor, ratio, f"{found['n']:,}"])
     for name in ("pixels", "features") if "memorisation" in figures else ():
         found = figures["memorisation"][name]
         title = f"nearer to training data than test data, in {name}"
-        lines.append([title, _plus_minus(found["nearer"]), "0.5", "", f"{figures['memorisation']['n']:,}"])
+        lines.append([title, plus_minus(found["nearer"]), "0.5", "", f"{figures['memorisation']['n']:,}"])
     return lines
-
-
-def _plus_minus(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.3g} ± {estimate['error']:.2g}"
 
 
 def summary(figures: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def evaluate(
     Raises:
         PhinError: No such model or reader; and as `samples`.
     """
-    sampling = models.choose(models.drawing(model)[1], choices)
+    sampling = models.choose(model, choices)
     reader = reader or models.load("mnist-classifier")
     read = reader.net
     if not isinstance(read, Classifier):

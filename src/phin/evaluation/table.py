@@ -1,6 +1,14 @@
 """Figures in words."""
 
+from collections.abc import Mapping
+from typing import Any
+
 HEADING = ["", "generated", "real", "generated / real", "n"]
+
+
+def plus_minus(estimate: Mapping[str, Any]) -> str:
+    """A number and its standard error."""
+    return f"{estimate['value']:.3g} ± {estimate['error']:.2g}"
 
 
 def percent(share: float | None, error: float | None = None) -> str:

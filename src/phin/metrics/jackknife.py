@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 GROUPS = 10
 """Groups that pictures are taken in: number i belongs to group i mod 10."""
 
@@ -22,6 +25,12 @@ class Estimate:
     def interval(self) -> tuple[float, float]:
         """95 %, by Student's t, where the error is that of a jackknife over `GROUPS` groups."""
         return self.value - REACH * self.error, self.value + REACH * self.error
+
+
+def mean(values: Float[Tensor, " n"]) -> Estimate:
+    """The mean of independent values, and its standard error s / sqrt(n)."""
+    deviation = float(values.double().std()) if len(values) > 1 else math.nan
+    return Estimate(float(values.double().mean()), deviation / math.sqrt(len(values)))
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:

@@ -52,7 +52,7 @@ def read_modes(reader: Classifier, x: Float[Tensor, "n layers height width"]) ->
 
 
 def count(
-    reader: Classifier, pictures: Iterable[Float[Tensor, "b layers height width"]], layers: int
+    reader: Classifier, pictures: Iterable[Float[Tensor, "_ layers height width"]], layers: int
 ) -> Int64[Tensor, "modes"]:
     """How many of the pictures, which come in batches, are of each mode: to be added up over processes."""
     modes = reader.head.out_features**layers

@@ -11,6 +11,15 @@ def process() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
 
 
+def whole(part: Tensor) -> Tensor:
+    """All rows, of which each process has every so many."""
+    parts = gathered(part)
+    rows = part.new_empty(sum(map(len, parts)), *part.shape[1:])
+    for rank, own in enumerate(parts):
+        rows[rank :: len(parts)] = own
+    return rows
+
+
 def gathered(part: Tensor) -> list[Tensor]:
     """The part of every process, in their order; they may have different numbers of rows."""
     if process()[1] == 1:

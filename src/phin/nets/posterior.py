@@ -106,9 +106,10 @@ class Posterior(nn.Module):
         label: Tensor | None = None,
         text: Tensor | None = None,
         prompt: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> Float[Tensor, "b c *sides"]:
         """x̂; z is in units in which alpha² + sigma² = 1."""
-        told = {"label": label, "text": text, "prompt": prompt}
+        told = {"label": label, "text": text, "prompt": prompt, "image": image}
         cond = {name: value for name, value in told.items() if value is not None}
         logits = self.net(z, log_snr, **cond).unflatten(1, (z.shape[1], self.values)).movedim(2, -1)
         with torch.autocast(z.device.type, enabled=False):

@@ -90,6 +90,10 @@ class Convolution(nn.Module):
         self.inner = CONVOLUTIONS[dims](inputs, outputs, kernel_size=3, padding=1)
 
     def forward(self, x: Float[Tensor, "b *sides c"]) -> Float[Tensor, "b *sides d"]:
+        # In bfloat16 on a CPU with AMX, torch 2.13 leaves the weights' gradient unset, in part, where the
+        # first of three sides is 2 (oneDNN's kernel). A plane of zeros at both ends, and it is not.
+        if x.ndim == 5 and x.shape[1] == 2:
+            return self.inner(F.pad(x, (*[0] * 6, 1, 1)).movedim(-1, 1)).movedim(1, -1)[:, 1:-1]
         return self.inner(x.movedim(-1, 1)).movedim(1, -1)
 
 
@@ -149,12 +153,13 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net for arrays of 1, 2 or 3 dimensions: F(z, log_snr, label, text, prompt), of the shape of z.
+    """A U-Net for arrays of 1, 2 or 3 dimensions: F(z, log_snr, label, text, prompt, image), shaped like z.
 
     Every block is modulated by the noise level, the label, and a text of L characters. The text is written
     along the last axis: at each resolution every column of the picture reads it by cross-attention
     (`Reading`), and so has modulations of its own. A prompt says in characters what the picture shows, and
     not where: a transformer goes over it first, and columns read what that makes of them (`PromptReading`).
+    An image, of z's sides, is seen beside z, as further channels of the input.
 
     Args:
         config: Size and shape of the network.
@@ -164,6 +169,7 @@ class UNet(nn.Module):
         classes: Number of class labels; 0 for none.
         vocabulary: Number of characters; 0 for no text.
         characters: Number of those of a prompt; 0 for no prompt.
+        image_channels: Channels of an image to go by; 0 for no image.
 
     Raises:
         PhinError: A configuration that makes no network.
@@ -178,6 +184,7 @@ class UNet(nn.Module):
         classes: int = 0,
         vocabulary: int = 0,
         characters: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         channels, blocks, width = config.channels, config.blocks, max(config.channels)
@@ -190,6 +197,7 @@ class UNet(nn.Module):
         if odd := [c for c in {width, *channels} if c % config.heads]:
             raise PhinError(f"channels {odd[0]} are not a multiple of heads {config.heads}; change either")
         self.config, self.dims, self.lowest = config, dims, len(channels) - 1
+        self.image_channels = image_channels
 
         self.condition = Condition(width, classes)
         self.reading = Reading(vocabulary, width, config.heads) if vocabulary else None
@@ -200,7 +208,7 @@ class UNet(nn.Module):
             nn.Linear(width, 2 * c * n) for c, n in zip(channels, modulated, strict=True)
         )
 
-        seen = in_channels * (1 + 2 * len(config.fourier))
+        seen = in_channels * (1 + 2 * len(config.fourier)) + image_channels
         self.stem = Convolution(dims, seen * config.patch**dims, channels[0])
         self.falling = nn.ModuleList(Stage(config, dims, i, blocks) for i in range(self.lowest))
         self.down = nn.ModuleList(
@@ -219,11 +227,12 @@ class UNet(nn.Module):
         label: Int64[Tensor, "b"] | None = None,
         text: Int64[Tensor, "b length"] | None = None,
         prompt: Int64[Tensor, "b length"] | None = None,
+        image: Float[Tensor, "b e *sides"] | None = None,
     ) -> Float[Tensor, "b d *sides"]:
         """The network's raw output, in float32.
 
         A label, or a character, of -1 is "not given". A label left out is -1; a text or a prompt left out is
-        one of them.
+        one of them; an image left out is -1 throughout.
 
         Raises:
             PhinError: A side that the resolutions do not divide; a condition the network was built without.
@@ -231,7 +240,7 @@ class UNet(nn.Module):
         self.check(z.shape[2:])
         modulations = self.modulations(self.condition(log_snr, label), text, prompt, z.shape[-1])
         last = modulations[0].pop()
-        seen = self.detailed(z.movedim(1, -1), log_snr)
+        seen = self.beside(self.detailed(z.movedim(1, -1), log_snr), image)
         x = self.resolution(0, self.stem(fold(seen, self.config.patch)), modulations)
         with torch.autocast(z.device.type, enabled=False):
             h = self.head(modulate(x, last).to(self.head.weight.dtype))
@@ -266,6 +275,21 @@ class UNet(nn.Module):
             left = torch.exp(-2 * (math.pi * frequencies).square() * variance)
             features = features * torch.cat([left, left], dim=-1)
         return torch.cat([z, features.flatten(-2)], dim=-1)
+
+    def beside(
+        self, z: Float[Tensor, "b *sides c"], image: Float[Tensor, "b e *sides"] | None
+    ) -> Float[Tensor, "b *sides d"]:
+        """The input, and in further channels the image to go by, if the network takes one."""
+        if image is None:
+            if not self.image_channels:
+                return z
+            image = z.new_full((len(z), self.image_channels, *z.shape[1:-1]), -1)
+        if image.shape[1] != self.image_channels:
+            raise PhinError(
+                f"this network takes an image of {self.image_channels or 'no'} channels, not of "
+                f"{image.shape[1]}: build it with as many, or leave image out"
+            )
+        return torch.cat([z, image.to(z).movedim(1, -1)], -1)
 
     def modulations(
         self, condition: Tensor, text: Tensor | None, prompt: Tensor | None, side: int

@@ -42,6 +42,8 @@ class AutoencoderRecipe(Recipe):
     """Draws of the latents whose weights are averaged: more than 1 is the importance-weighted bound."""
     drop: float = 0.1
     """Share of examples trained without their label; 1 makes a model of the data as a whole."""
+    measure: int = 0
+    """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
     train: TrainConfig = TrainConfig(minutes=10)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class AutoencoderRecipe(Recipe):
 
     def task(self, data: Data) -> "Task":
         """What the training loop trains: the untrained model, on the data."""
+        from phin.recipes.features import measuring
         from phin.training.autoencoding import Autoencoding
 
         return Autoencoding(
@@ -100,4 +103,5 @@ class AutoencoderRecipe(Recipe):
             self.drop,
             self.train.batch,
             self.train.seed,
+            measure=measuring(data, self.measure, told=self.drop < 1),
         )

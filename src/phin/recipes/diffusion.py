@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from phin.data.base import Data
+from phin.data.degraded import DEGRADATIONS, Degradation, Degraded
 from phin.data.encoded import Encoded, pixels
 from phin.data.words import Words
 from phin.diffusion.decoder import DECODERS
@@ -23,6 +24,7 @@ from phin.nets.mlp import MLP, MLPConfig
 from phin.nets.posterior import Posterior
 from phin.nets.unet import UNet, UNetConfig
 from phin.recipes.base import Facts, Recipe, finite
+from phin.recipes.distillation import Consistency, Progressive, taught
 from phin.recipes.latent import encoded
 from phin.registry import build
 from phin.sampling import SampleConfig
@@ -59,6 +61,11 @@ class DiffusionRecipe(Recipe):
     """How times are drawn: uniform, or importance(1000), more often where losses are large."""
     learn_variance: bool = False
     """Whether the reverse variance is learned, too, by objective hybrid or bound."""
+    degrade: str | None = None
+    """Image to image: what is given of each picture. average(4), its means over 4 x 4 pixels, for
+    super-resolution; hide, all but a random box, for inpainting; or None, nothing."""
+    labels: bool = True
+    """Image to image: whether the model is told the labels, too, of data that have any."""
     drop: float = 0.1
     """Share of examples trained without their condition, for classifier-free guidance; 1 makes a model of
     the data as a whole, which takes no condition."""
@@ -68,6 +75,8 @@ class DiffusionRecipe(Recipe):
     """Train on images of 8 bits with uniform noise as wide as their steps: for likelihoods by the ODE."""
     measure: int = 0
     """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
+    distilled: Consistency | Progressive | None = None
+    """What it is distilled from, and how; None is trained on the data alone (`phin distill`)."""
     train: TrainConfig = TrainConfig(minutes=10)
     sample: SampleConfig = SampleConfig()
 
@@ -122,6 +131,12 @@ class DiffusionRecipe(Recipe):
             raise PhinError(f"lessons must not be negative, but is {self.lessons}")
         if self.autoencoder:
             self._check_latent()
+        if self.degradation is not None and self.drop == 1:
+            raise PhinError(f"degrade {self.degrade} is what the model is told, and drop 1 tells nothing")
+        if self.degradation is None and not self.labels:
+            raise PhinError(
+                "labels are left out beside degrade; for a model that is told nothing, give drop 1"
+            )
 
     def _check_latent(self) -> None:
         """What is of pixels alone."""
@@ -134,10 +149,19 @@ class DiffusionRecipe(Recipe):
             raise PhinError("flip mirrors pictures, and a mirrored latent is not that of one: leave it out")
         if self._values:
             raise PhinError(f"net.values = {self._values} is for 8-bit images, not for latents: give 0")
+        if self.degrade:
+            raise PhinError(f"degrade {self.degrade} is of pixels, not of latents: leave one of the two out")
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """What is left of the pictures that the model begins from; None where it begins from nothing."""
+        return build(self.degrade, DEGRADATIONS, "degradation") if self.degrade else None
 
     def load(self) -> Data:
-        """The data set, in the latents of the autoencoder if there is one."""
+        """The data set, with what is given of its pictures, or in the latents of the autoencoder if any."""
         data = super().load()
+        if self.degradation is not None:
+            return Degraded(data, self.degradation, self.labels)
         return encoded(data, self.autoencoder) if self.autoencoder else data
 
     def facts(self, data: Data) -> Facts:
@@ -168,7 +192,7 @@ class DiffusionRecipe(Recipe):
                 raise PhinError(f"an MLP needs vectors, and {self.data} has pictures: take a U-Net's recipe")
             net = MLP(self.net, channels, facts.classes, outputs)
         elif isinstance(self.net, DDPMUNetConfig):
-            if facts.classes or facts.vocabulary or facts.alphabet:
+            if facts.classes or facts.vocabulary or facts.alphabet or self.degrade:
                 raise PhinError(
                     f"DDPM's U-Net takes no condition, and {self.data} has one: give drop 1 or another net"
                 )
@@ -183,6 +207,7 @@ class DiffusionRecipe(Recipe):
                 classes=facts.classes,
                 vocabulary=facts.vocabulary,
                 characters=len(facts.alphabet.characters) if facts.alphabet else 0,
+                image_channels=channels + 1 if self.degrade else 0,
             )
             net.check(sides)
         else:
@@ -194,7 +219,9 @@ class DiffusionRecipe(Recipe):
         schedule = density if any(True for _ in density.parameters()) else None
         net = Posterior(net, values) if values else net
         arguments = net, param, self.learn_variance, sigma_data, schedule
-        return Denoiser(*arguments) if space is None else LatentDenoiser(space, *arguments)
+        model = Denoiser(*arguments) if space is None else LatentDenoiser(space, *arguments)
+        model.guidance = self.distilled.guidance if self.distilled else None
+        return model
 
     def task(self, data: Data) -> "Task":
         """What the training loop trains: the untrained model, on the data."""
@@ -239,6 +266,16 @@ class DiffusionRecipe(Recipe):
             measure=measuring(pixels(data), self.measure, told=self.drop < 1),
             dequantize=self.dequantize,
         )
+        if self.distilled:
+            teacher, recipe, facts = taught(self.distilled.teacher)
+            if (recipe.net, facts) != (self.net, self.facts(data)):
+                raise PhinError(
+                    f"{self.distilled.teacher} is another network than this, or of other data than "
+                    f"{self.data}: make the recipe of a student by `phin distill`"
+                )
+            model.load_state_dict(teacher.state_dict())
+            sampling = replace(recipe.sample, guidance=self.distilled.guidance)
+            return self.distilled.task(denoising, teacher, sampling)
         if not self.lessons:
             return denoising
         words = pixels(data)
@@ -278,6 +315,18 @@ _LATENT = DiffusionRecipe(
     net=UNetConfig(channels=(128,), blocks=5, patch=1, attention=(True,)),
     autoencoder="runs/mnist-autoencoder",
     sample=SampleConfig(threshold="none"),
+)
+
+# What is known of a picture says more than its label, and needs no guidance.
+_SUPERRES = DiffusionRecipe(
+    data="mnist", degrade="average(4)", labels=False, sample=SampleConfig(guidance=1.0)
+)
+
+_SEQUENCES = DiffusionRecipe(
+    data="sines",
+    net=UNetConfig(channels=(64, 128)),
+    train=TrainConfig(minutes=3, lr=2e-3),
+    sample=SampleConfig(steps=20, threshold="none"),
 )
 
 NUMBERS = DiffusionRecipe(data="numbers", train=TrainConfig(minutes=10, batch=64, lr=2e-3))
@@ -380,4 +429,15 @@ recipes: dict[str, Recipe] = {
     "eight-gaussians": replace(_POINTS, data="eight-gaussians"),
     "checkerboard": replace(_POINTS, data="checkerboard"),
     "moons": replace(_POINTS, data="moons"),
+    "sines": _SEQUENCES,
+    "angles": replace(_SEQUENCES, data="angles"),
+    "moving-digits": DiffusionRecipe(
+        data="moving-digits",
+        net=UNetConfig(
+            channels=(64, 128)
+        ),  # a patch has 2 x 2 x 2 numbers: with 24 channels none was learned
+        train=TrainConfig(minutes=20, batch=32, lr=2e-3),
+    ),
+    "mnist-superres": _SUPERRES,
+    "mnist-inpaint": replace(_SUPERRES, degrade="hide"),
 }

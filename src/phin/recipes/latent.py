@@ -36,6 +36,10 @@ class KLAutoencoderRecipe(AutoencoderRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.measure:
+            raise PhinError(
+                f"measure = {self.measure}: an autoencoder for latent diffusion is not made to draw; give 0"
+            )
         if self.drop != 1:
             raise PhinError(
                 f"drop = {self.drop}: an autoencoder for latent diffusion is told no labels; give 1"

@@ -14,7 +14,9 @@ from phin.diffusion.noise import seeded, stream
 from phin.families.autoencoder import Autoencoder
 from phin.families.elbo import active, importance_weighted
 from phin.pictures import tile, to_bytes
+from phin.sampling import generate
 from phin.training.loop import Losses, Task
+from phin.training.measuring import Measuring
 
 
 class Autoencoding(Task):
@@ -40,6 +42,7 @@ class Autoencoding(Task):
         batch: Examples a step.
         seed: Of batches, noise and dropping.
         examples: Held-out examples of the validation, at most.
+        measure: What measures samples at each validation.
 
     References:
         beta-VAE (Higgins et al., 2017). Ladder Variational Autoencoders (Sønderby et al., 2016),
@@ -62,11 +65,13 @@ class Autoencoding(Task):
         batch: int = 128,
         seed: int = 0,
         examples: int = 1000,
+        measure: Measuring | None = None,
     ) -> None:
         super().__init__()
         self.model, self.data = model, data
         self.beta, self.kl_warmup, self.free, self.particles = beta, kl_warmup, free, particles
-        self.drop, self.batch, self.seed, self.examples = drop, batch, seed, examples
+        self.drop, self.batch, self.seed = drop, batch, seed
+        self.examples, self.measure = examples, measure
 
     @property
     def weight(self) -> float:
@@ -98,9 +103,10 @@ class Autoencoding(Task):
         return {} if self.drop == 1 else {name: value.to(self.device) for name, value in cond.items()}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The bound of held-out examples in bits a dimension, by its terms, whatever is free in training.
+        """The bound of held-out examples in bits a dimension, by its terms; and measures of samples, if any.
 
-        `active` is the share of latents that tell anything; a posterior that has collapsed has few.
+        The bound is the model's own, whatever is free in training. `active` is the share of latents that tell
+        anything; a posterior that has collapsed has few.
         """
         assert isinstance(model, Autoencoder)
         x, cond, _ = some(self.data, "valid", self.examples)
@@ -126,7 +132,10 @@ class Autoencoding(Task):
         found["kl"] = to_bits(float(kl.sum()), dims)
         if len(kl) > 1:
             found |= {f"kl/{t}": to_bits(float(nats), dims) for t, nats in enumerate(kl, 1)}
-        return {**found, "active": units.double().mean().item()}
+        found["active"] = units.double().mean().item()
+        if self.measure is not None:
+            found |= self.measure(lambda cond, places: generate(model, cond, 0, places))
+        return found
 
     @cached_property
     def _baseline(self) -> float:

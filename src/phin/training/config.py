@@ -46,6 +46,8 @@ class TrainConfig:
     """Share of the budget between two validations."""
     picture_every: float = 0.1
     """Share of the budget between two pictures of samples; 0 is none at all."""
+    copy_every: float = 0.0
+    """Share of the budget between two copies of the averaged weights, to be measured later; 0 is none."""
     save_minutes: float = 2.0
     """At most this much work is lost if the process is killed."""
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -62,7 +64,7 @@ class TrainConfig:
         for name in ("minutes", "steps", "batch", "lr", "clip", "log_every", "validate_every"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise PhinError(f"{name} must be positive, not {value}")
-        for name in ("weight_decay", "picture_every", "save_minutes", "seed"):
+        for name in ("weight_decay", "picture_every", "copy_every", "save_minutes", "seed"):
             if not (value := getattr(self, name)) >= 0:
                 raise PhinError(f"{name} must not be negative, but is {value}")
         for name in ("minutes", "lr", "weight_decay"):
@@ -93,6 +95,7 @@ FREE = (
     "train.log_every",
     "train.validate_every",
     "train.picture_every",
+    "train.copy_every",
     "train.save_minutes",
     "train.trackers",
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phin.data.augment import mirror
 from phin.data.base import Batch, Data, Which, some
+from phin.data.degraded import Degraded
 from phin.data.encoded import pixels
 from phin.data.number_words import LANGUAGES
 from phin.data.words import Words, random_numbers
@@ -20,7 +21,7 @@ from phin.diffusion.noise import normal, stream, uniform
 from phin.diffusion.objectives import Objective, Simple, Terms
 from phin.diffusion.schedules import Schedule
 from phin.diffusion.weights import Weight
-from phin.pictures import scatter, tile, to_bytes
+from phin.pictures import scatter, still, tile, to_bytes
 from phin.sampling import SampleConfig, draw
 from phin.training.loop import Losses, Task
 from phin.training.measuring import Measuring
@@ -37,7 +38,8 @@ class Denoising(Task):
         objective: What training lowers.
         times: How times are drawn.
         drop: The share of examples whose condition is left out, for classifier-free guidance; 1 is a model
-            without conditions.
+            without conditions. Of data that are given images as well, all else is left out of as many more,
+            so that an image alone will do.
         batch: Examples a step (of `numbers`: cells).
         seed: Of batches, times, noise and dropping.
         preview: How the pictures that show the progress are sampled.
@@ -75,20 +77,31 @@ class Denoising(Task):
 
     def forward(self, step: int, rows: slice) -> Losses:
         """The objective of each example, at stratified times."""
-        x, cond, total = self.data.train(self.seed, step, self.batch, rows)
-        if self.flip:
-            x = mirror(x, stream(self.seed, "flip", step).random(total)[rows])
-        numbers = [step * self.batch + place for place in range(*rows.indices(total))]
-        x = self._spread(x, self.seed, numbers)
+        (x, cond, total), eps = self.shown(step, rows)
         t, weight = (drawn[rows] for drawn in self._drawn(step, total))
         if self.drop and cond:
-            dropped = torch.from_numpy(stream(self.seed, "drop", step).random(total) < self.drop)[rows]
-            cond = {k: v.masked_fill(dropped.view(-1, *[1] * (v.ndim - 1)), -1) for k, v in cond.items()}
-        eps = normal(self.seed, "noise", numbers, x.shape[1:])
+            draws = torch.from_numpy(stream(self.seed, "drop", step).random(total))[rows]
+            others = self.drop * (2 if "image" in cond else 1)
+            shares = {name: self.drop if name == "image" else others for name in cond}
+            cond = {
+                k: v.masked_fill((draws < shares[k]).view(-1, *[1] * (v.ndim - 1)), -1)
+                for k, v in cond.items()
+            }
         terms = self._terms(self.model, self._given(self.model, cond), x, t, eps)
         # Uniform times have nothing to learn, and what does not learn need not be told.
         weighed = None if isinstance(self.times, Uniform) else weight.to(terms.loss)
         return Losses(terms.loss, terms.log_snr, weighed)
+
+    def shown(self, step: int, rows: slice) -> tuple[Batch, Tensor]:
+        """Rows of the batch of a step, as the model is to see them, and the noise of each."""
+        x, cond, total = self.data.train(self.seed, step, self.batch, rows)
+        if self.flip:
+            draws = stream(self.seed, "flip", step).random(total)[rows]
+            x = mirror(x, draws)
+            cond |= {"image": mirror(cond["image"], draws)} if "image" in cond else {}
+        numbers = [step * self.batch + place for place in range(*rows.indices(total))]
+        eps = normal(self.seed, "noise", numbers, x.shape[1:])
+        return Batch(self._spread(x, self.seed, numbers), cond, total), eps
 
     def fewest(self, batch: int) -> int:
         """Of `numbers`, with cells for a batch, there are fewer."""
@@ -153,7 +166,11 @@ class Denoising(Task):
         means = {
             name: (weight.to(part) * part).mean().item() for name, part in found.items() if part is not None
         }
-        return means | (self.measure(partial(self._draw, model)) if self.measure else {})
+        return means | self.measured(model)
+
+    def measured(self, model: Denoiser) -> dict[str, float]:
+        """Measures of samples, if any are to be taken."""
+        return self.measure(partial(self._draw, model)) if self.measure else {}
 
     def _draw(self, model: Denoiser, cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
         return draw(model, self.preview, pixels(self.data).shape, cond, seed=0, indices=numbers)
@@ -161,13 +178,23 @@ class Denoising(Task):
     def picture(self, model: nn.Module) -> np.ndarray | None:
         """Samples: some numbers, one of each class, or a cloud of points."""
         assert isinstance(model, Denoiser)
+        if isinstance(self.data, Degraded):
+            return self._restored(model, self.data)
         drawn = [
             draw(model, self.preview, shape, cond, seed=0, indices=range(n))
             for shape, cond, n in _previews(pixels(self.data), conditional=self.drop < 1)
         ]
         if len(self.data.shape) == 1:
             return scatter(drawn[0])
-        return tile([picture for samples in drawn for picture in to_bytes(samples)], columns=5)
+        videos = len(self.data.shape) == 4
+        return tile([still(x) for samples in drawn for x in samples], columns=1 if videos else 5)
+
+    def _restored(self, model: Denoiser, data: Degraded) -> np.ndarray:
+        """What is given of held-out pictures, above what is drawn of it, above the pictures."""
+        x, cond, n = some(data, "valid", 10)
+        drawn = draw(model, self.preview, data.shape, cond, seed=0, indices=range(n))
+        rows = [cond["image"][:, :-1], drawn.cpu(), x]
+        return tile([*to_bytes(torch.cat(rows))], columns=n)
 
 
 def _previews(data: Data, conditional: bool) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor], int]]:

@@ -133,5 +133,16 @@ def _step(line: bytes) -> float:
         return math.inf  # a line that was cut when the process was killed
 
 
+def records(folder: Path) -> list[dict[str, float]]:
+    """What a run has logged."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def curve(log: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """A quantity by training step."""
+    lines = [line for line in log if key in line]
+    return [line["step"] for line in lines], [line[key] for line in lines]
+
+
 def _mean(total: float, count: float) -> float:
     return total / count if count else math.nan

@@ -128,7 +128,8 @@ def fit(
     """Trains `task.model`, leaving what comes of it in a folder; goes on where the same run was stopped.
 
     The folder gets `best.safetensors` (averaged weights at the lowest validation loss: the ones to sample),
-    `last.safetensors` (everything, to go on from), `run.json`, `log.jsonl`, `tensorboard/` and `samples/`.
+    `last.safetensors` (everything, to go on from), `run.json`, `log.jsonl`, `tensorboard/` and `samples/`;
+    and `copies/` of the averaged weights, if they are asked for.
     Several processes (`torchrun`, `accelerate launch`) share every batch and the folder.
 
     Args:
@@ -165,9 +166,11 @@ def fit(
     meter = Meter(accelerator.device, tuple(parts))
     run = Run(out, description, config, task.model, ema.model, optimizer, meter, task.memory)
     state = run.resume()
+    if main:
+        run.forget(state.step)
 
     progress = state.progress(config)
-    shares = {"validation": config.validate_every, "picture": config.picture_every}
+    shares = {"validation": config.validate_every, "picture": config.picture_every, "copy": config.copy_every}
 
     def due(name: str) -> bool:
         return _due(shares[name], state.looked.get(name, 0.0), progress)
@@ -230,6 +233,9 @@ def fit(
                 if picture is not None:
                     run.save_picture(picture, state.step)
                     log.picture(state.step, picture)
+        if due("copy") and not stopping():
+            with aside("copy"):
+                run.save_copy(state)
         if stopping() or progress >= 1 or clock() - saved >= 60 * config.save_minutes:
             with aside("checkpoint"):
                 run.save(state)

@@ -156,6 +156,18 @@ class Run:
         """Writes the averaged weights, to sample from."""
         checkpoint.save_weights(self.best, self.mean.state_dict(), self._metadata(state))
 
+    def save_copy(self, state: State) -> None:
+        """Writes the averaged weights of now, `copies/NNNNNN.safetensors`."""
+        path = self.folder / "copies" / f"{state.step:06}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        checkpoint.save_weights(path, self.mean.state_dict(), self._metadata(state))
+
+    def forget(self, step: int) -> None:
+        """Removes copies from after a step, at which a run goes on: it may come to others."""
+        for path in self.folder.glob("copies/*.safetensors"):
+            if int(path.stem) > step:
+                path.unlink(missing_ok=True)
+
     def save_picture(self, picture: np.ndarray, step: int) -> None:
         """Writes `samples/NNNNNN.png`."""
         from PIL import Image

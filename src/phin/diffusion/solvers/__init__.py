@@ -12,7 +12,7 @@ level t's noise variance that is not in level s.
 from collections.abc import Callable
 from functools import partial
 
-from .ancestral import DDIM, Ancestral
+from .ancestral import DDIM, Ancestral, MultistepConsistency
 from .base import Solver, Watch, evaluations, prior, sample
 from .exponential import DPMpp2S, DPMpp3S
 from .langevin import AnnealedLangevin, Corrected, Corrector, Langevin, SNRLangevin
@@ -38,6 +38,7 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Langevin",
+    "MultistepConsistency",
     "ReverseDiffusion",
     "SNRLangevin",
     "Solver",
@@ -78,5 +79,6 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "pc": _pc,
     "pc_fixed": _pc_fixed,
     "annealed_langevin": AnnealedLangevin,
+    "consistency": MultistepConsistency,
 }
 """Name -> factory."""

@@ -1,4 +1,4 @@
-"""Steps that split z into x̂ and noise, and mix them anew: DDPM and DDIM."""
+"""Steps that split z into x̂ and noise, and mix them anew: DDPM and DDIM, and those of consistency models."""
 
 from dataclasses import dataclass
 
@@ -73,3 +73,23 @@ class DDIM:
         c = -torch.expm1(t.log_snr - s.log_snr)
         direction = (1 - self.eta**2 * c).sqrt() * eps + self.eta * c.sqrt() * noise(z)
         return s.alpha * x + s.sigma * direction, None
+
+
+@dataclass(frozen=True)
+class MultistepConsistency:
+    """A call, and new noise: z_s = alpha_s x̂ + sigma_s noise.
+
+    For a student that says the end of the path x̂ = f(z, t) (`distill`), every state has the right law, in any
+    number of steps. For a denoiser it has not: means of what z may come from are less varied than the data.
+
+    References:
+        Consistency Models (Song et al., 2023), arXiv:2303.01469, algorithm 1.
+    """
+
+    order = 0
+
+    def step(
+        self, denoise: Denoise, z: Tensor, t: Level, s: Level, noise: Noise, memory: None
+    ) -> tuple[Tensor, None]:
+        """One call, and new noise."""
+        return s.alpha * denoise(z, t).x + s.sigma * noise(z), None

@@ -1,0 +1,503 @@
+"""The wall clock from an empty process until a model of MNIST draws well, Phin's recipe and peers'.
+
+    python benchmarks/time_to_quality.py                    # all of it: hours, and it can be interrupted
+    python benchmarks/time_to_quality.py --only phin        # a part at a time; peers need Phin's time
+    python benchmarks/time_to_quality.py --only diffusers
+    python benchmarks/time_to_quality.py --only             # the table and the curve of what is there
+
+Quality is the Frechet distance of n pictures from MNIST's test digits, in the features of the digit reader
+that comes with Phin, and the floor is that of as many training digits. The marks are 100, 30 and 10 times the
+floor, and a mark is reached where the line between two measurements, in logarithms, crosses it. The clock
+begins with the process: imports, data and compilation count, measuring does not.
+
+- Phin trains its recipe `mnist` as it comes, within its ten minutes (`--minutes`), and draws as that says.
+- diffusers: examples/unconditional_image_generation/train_unconditional.py with its defaults and the README's
+  options: batch 16, learning rate 1e-4 with 500 steps of warm-up and a cosine, AdamW with betas 0.95 and
+  0.999 and decay 1e-6, gradients clipped at 1, EMA of power 3/4 up to 0.9999; it predicts the noise of DDPM's
+  1,000 linear steps. Scaled to the data: one channel, the network of `contestants.py`, no mirroring, and a
+  cosine that ends with the time that there is. It draws by DPM-Solver++.
+- denoising-diffusion-pytorch: the README's Trainer: batch 32 twice a step, learning rate 8e-5, Adam with
+  betas 0.9 and 0.99, gradients clipped at 1, EMA of 0.995 every ten steps; it predicts v of a sigmoid
+  schedule. Scaled to the data: one channel, the network of `contestants.py`, no mirroring. It draws by DDIM.
+
+The data of all are in memory. Each peer trains until it reaches the last mark, or for six times as long as
+Phin took, in the setting that was fastest in `peers.py --json FILE`, if that is given as `--peers-json`. What
+is measured goes to `--out`; the same command goes on.
+"""
+
+import abc
+import argparse
+import copy
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from contestants import DEFAULT, LIBRARIES, SETTINGS, Setting, missing
+from timing import table
+from torch import Tensor, nn
+
+import phin
+from phin import data as datasets
+from phin.errors import PhinError
+from phin.evaluation import PicturePlan, Reference, pictures
+from phin.machine import in_words, machine
+from phin.metrics.frechet import frechet_estimate
+from phin.metrics.summary import Summary
+from phin.report import light, picture
+from phin.training.checkpoint import (
+    atomic,
+    load_weights,
+    open_folder,
+    read_weights,
+    save_weights,
+    write_json,
+)
+from phin.training.optimizer import Optimizer
+
+OURS = "phin"
+MARKS = (100.0, 30.0, 10.0)  # times the floor
+PATIENCE = 6.0  # times our time
+FIRST = 10.0  # seconds until the first measurement
+AT_ONCE = 250  # pictures drawn
+
+
+def crossing(seconds: Sequence[float], distances: Sequence[float], mark: float) -> float | None:
+    """When a curve first falls to a mark: along a line in the logarithms of both; None is never.
+
+    A curve that begins below the mark is there at its first point.
+    """
+    for i, distance in enumerate(distances):
+        if distance > mark:
+            continue
+        if i == 0:
+            return seconds[0]
+        x0, x1 = math.log(seconds[i - 1]), math.log(seconds[i])
+        y0, y1 = math.log(distances[i - 1]), math.log(distance)
+        return math.exp(x0 + (x1 - x0) * (y0 - math.log(mark)) / (y0 - y1))
+    return None
+
+
+def after(seconds: float, spacing: float) -> float:
+    """When to measure next: FIRST seconds, and then each time `spacing` times as late as the last."""
+    if seconds < FIRST:
+        return FIRST
+    return FIRST * spacing ** (math.floor(math.log(seconds / FIRST, spacing) + 1e-9) + 1)
+
+
+# The peers
+
+
+class Peer(abc.ABC):
+    """A peer's own training recipe: a step, an average of the weights, and all that goes on after a stop."""
+
+    name: str
+    betas: tuple[float, float]
+    weight_decay = 0.0
+    examples: int
+    """Of a step."""
+
+    def __init__(self, setting: Setting) -> None:
+        torch.manual_seed(0)
+        self.net = LIBRARIES[self.name].build()
+        self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.fast, self.setting = setting.applied(self.net), setting
+        self.optimizer = Optimizer(self.net, self.betas, self.weight_decay, muon=False)
+
+    def step(self, number: int, x: Tensor, progress: float) -> None:
+        """A step on pictures in [-1, 1]; progress is the share of the time it has."""
+        torch.manual_seed(number)
+        for part in x.chunk(self.parts):
+            with self.setting.precision():
+                loss = self.loss(part)
+            (loss / self.parts).backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step(self.rate(number, progress))
+        self.optimizer.zero_grad()
+        if (decay := self.decay(number + 1)) is not None:
+            with torch.no_grad():
+                for mean, now in zip(self.mean.parameters(), self.net.parameters(), strict=True):
+                    mean.lerp_(now, 1 - decay)
+
+    parts: int = 1
+    """Batches of a step, whose gradients are added up."""
+
+    @abc.abstractmethod
+    def loss(self, x: Tensor) -> Tensor:
+        """The mean loss of a batch, at random times."""
+
+    @abc.abstractmethod
+    def rate(self, number: int, progress: float) -> float:
+        """The learning rate of a step."""
+
+    @abc.abstractmethod
+    def decay(self, done: int) -> float | None:
+        """The decay of the average after so many steps; None leaves it."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned, by name."""
+        parts = {
+            "net": self.net.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optim": self.optimizer.tensors(),
+        }
+        return {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
+
+    def load(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Takes over what `tensors` gave."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            begin = f"{name}."
+            return {key.removeprefix(begin): t for key, t in tensors.items() if key.startswith(begin)}
+
+        load_weights(self.net, part("net"), path)
+        load_weights(self.mean, part("mean"), path)
+        self.optimizer.load(part("optim"))
+
+    def draw(self, n: int, steps: int) -> Tensor:
+        """Pictures of the average, uint8."""
+        with torch.no_grad(), self.setting.precision():
+            return LIBRARIES[self.name].draw(self.mean, n, steps)
+
+
+class Diffusers(Peer):
+    """train_unconditional.py of diffusers' examples."""
+
+    name, betas, weight_decay, examples = "diffusers", (0.95, 0.999), 1e-6, 16
+
+    def __init__(self, setting: Setting) -> None:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        super().__init__(setting)
+        self.chain = DDPMScheduler(num_train_timesteps=1000)
+
+    def loss(self, x: Tensor) -> Tensor:
+        noise, t = torch.randn_like(x), torch.randint(0, 1000, (len(x),))
+        return F.mse_loss(self.fast(self.chain.add_noise(x, noise, t), t).sample, noise)
+
+    def rate(self, number: int, progress: float) -> float:
+        return 1e-4 * min((number + 1) / 500, (1 + math.cos(math.pi * min(progress, 1))) / 2)
+
+    def decay(self, done: int) -> float | None:
+        # EMAModel: 1 - (1 + step)^(-3/4), whose step is one less than those done.
+        return min(1 - done**-0.75, 0.9999)
+
+
+class Lucidrains(Peer):
+    """The Trainer of denoising-diffusion-pytorch's README."""
+
+    name, betas, examples, parts = "denoising-diffusion-pytorch", (0.9, 0.99), 64, 2
+
+    def __init__(self, setting: Setting) -> None:
+        from denoising_diffusion_pytorch import GaussianDiffusion
+
+        super().__init__(setting)
+        self.diffusion = GaussianDiffusion(self.fast, image_size=28, timesteps=1000)
+
+    def loss(self, x: Tensor) -> Tensor:
+        return self.diffusion((x + 1) / 2)
+
+    def rate(self, number: int, progress: float) -> float:
+        return 8e-5
+
+    def decay(self, done: int) -> float | None:
+        # ema_pytorch, every ten steps from the first: a copy until 101, then 1 - (1 + t)^(-2/3) up to 0.995.
+        if done % 10 != 1:
+            return None
+        return 0.0 if done <= 101 else min(1 - (done - 100) ** (-2 / 3), 0.995)
+
+
+PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in (Diffusers, Lucidrains)}
+
+
+# The clock and the curve
+
+
+class Curve:
+    """What is measured of a contestant, kept in a file."""
+
+    def __init__(self, path: Path, what: dict[str, Any], floor: float | None = None) -> None:
+        self.path = path
+        self.found = {**what, "floor": floor, "startup": None, "points": [], "finished": False}
+        if path.exists():
+            self.found = json.loads(path.read_text(encoding="utf-8"))
+            if other := [name for name, value in what.items() if self.found.get(name) != value]:
+                name = other[0]
+                raise PhinError(
+                    f"{path} was measured with {name} {self.found.get(name)}, not {what[name]}: give that, "
+                    "or another --out"
+                )
+
+    def write(self) -> None:
+        """Onto the disk."""
+        write_json(self.path, self.found)
+
+    def add(self, seconds: float, images: int, distance: float) -> None:
+        """A measurement."""
+        self.found["points"].append({"seconds": seconds, "images": images, "frechet": distance})
+        self.write()
+
+    def reached(self, mark: float) -> float | None:
+        """When the mark, times the floor, was reached."""
+        points = self.found["points"]
+        return crossing(
+            [point["seconds"] for point in points],
+            [point["frechet"] for point in points],
+            mark * self.found["floor"],
+        )
+
+
+def begun() -> float:
+    """When this process began, in seconds of the epoch."""
+    return psutil.Process().create_time()
+
+
+class Benchmark:
+    """All contestants under one measure.
+
+    Args:
+        args: The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.out = args, args.out
+        self.data = datasets.load("mnist")
+
+    def reference(self) -> Reference:
+        """The test pictures and the floor; made where it is first needed, for the clock's sake."""
+        plan = PicturePlan(self.args.n, kept=20, compared=0)
+        return Reference(self.data, pictures.chosen(self.args.features, "mnist"), plan)
+
+    def curve(self, name: str, reference: Reference, **settings: Any) -> Curve:
+        """The curve of a contestant, with what there is of it."""
+        what = {"name": name, "n": self.args.n, "features": reference.features.name, **settings}
+        return Curve(self.out / f"{name}.json", what, reference.floor["frechet"].value)
+
+    def ours(self) -> None:
+        """Trains Phin's recipe, then measures copies of its averaged weights that it left on its way."""
+        start, recipe = begun(), phin.RECIPES["mnist"]
+        folder, minutes = self.out / OURS, self.args.minutes
+        stamp = folder / "begun.json"  # when the process began that wrote the first copy
+        if not [*folder.glob("copies/*.safetensors")]:
+            open_folder(folder)
+            write_json(stamp, start)
+        config = replace(recipe.train, minutes=minutes, copy_every=0.02, picture_every=0.0, trackers=())
+        command = "python benchmarks/time_to_quality.py"
+        phin.train(replace(recipe, train=config), folder, "mnist", command)
+        copies = sorted(folder.glob("copies/*.safetensors"))
+        states = [read_weights(path)[1]["training"]["state"] for path in copies]
+        first = states[0]["seconds"]
+        startup = copies[0].stat().st_mtime - json.loads(stamp.read_text()) - first
+
+        reference = self.reference()
+        curve = self.curve(OURS, reference, minutes=minutes)
+        curve.found["startup"] = startup
+        done = max((point["seconds"] for point in curve.found["points"]), default=0.0)
+        for path, state in zip(copies, states, strict=True):
+            seconds = startup + state["seconds"] - state["aside"]
+            if seconds < after(done, self.args.spacing) or curve.reached(MARKS[-1]):
+                continue
+            found = pictures.evaluate(phin.load(path), reference).figures
+            curve.add(seconds, state["examples"], found["measures"]["frechet"]["value"])
+            done = seconds
+            self.say(OURS, curve)
+        curve.found["finished"] = True
+        curve.write()
+
+    def limit(self) -> float:
+        """The seconds that a peer may take.
+
+        Raises:
+            PhinError: Phin's are not known yet.
+        """
+        path = self.out / f"{OURS}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not found.get("finished"):
+            raise PhinError(
+                "peers train for six times as long as Phin took: measure it first, by --only phin"
+            )
+        ours = Curve(path, {})
+        return PATIENCE * (ours.reached(MARKS[-1]) or found["points"][-1]["seconds"])
+
+    def peer(self, name: str) -> None:
+        """Trains a peer's recipe and measures it on the way, for as long as it may."""
+        start = begun()
+        if why := missing(LIBRARIES[name]):
+            print(f"{name} is skipped: {why}", file=sys.stderr)
+            return
+        limit, setting = self.limit(), self.setting(name)
+        peer, path = PEERS[name](setting), self.out / f"{name}.safetensors"
+        step, seconds = 0, time.time() - start
+        startup = seconds
+        if path.exists():
+            tensors, metadata = read_weights(path)
+            peer.load(tensors, path)
+            step, seconds = metadata["step"], metadata["seconds"]
+        reference = self.reference()
+        what = {"setting": str(setting), "limit": limit, "steps": self.args.steps}
+        curve = self.curve(name, reference, **what)
+        if curve.found["startup"] is None:
+            curve.found["startup"] = startup
+        while True:
+            measured = curve.found["points"][-1]["seconds"] if curve.found["points"] else 0.0
+            if step and seconds > measured:
+                curve.add(seconds, step * peer.examples, self.distance(peer, reference))
+                self.say(name, curve)
+            if seconds >= limit or curve.reached(MARKS[-1]):
+                break
+            started, due = time.perf_counter() - seconds, min(after(seconds, self.args.spacing), limit)
+            while (seconds := time.perf_counter() - started) < due:
+                peer.step(step, self.data.train(0, step, peer.examples).x, seconds / limit)
+                step += 1
+            save_weights(path, peer.tensors(), {"step": step, "seconds": seconds})
+        curve.found["finished"] = True
+        curve.write()
+
+    def setting(self, name: str) -> Setting:
+        """The fastest at training, as `peers.py` found; Phin's own, if it was not asked."""
+        if self.args.peers_json is None:
+            return DEFAULT
+        rows = json.loads(self.args.peers_json.read_text(encoding="utf-8"))["training"]["rows"].values()
+        settings = [row["setting"] for row in rows if row["library"] == name]
+        if not settings:
+            raise PhinError(
+                f"{self.args.peers_json} has no row of {name}: measure it by peers.py --peers {name}"
+            )
+        return SETTINGS[settings[0]]
+
+    def distance(self, peer: Peer, reference: Reference) -> float:
+        """The Frechet distance of what a peer draws."""
+        torch.manual_seed(0)
+        summary = Summary(20)
+        for first in range(0, self.args.n, AT_ONCE):
+            places = range(first, min(first + AT_ONCE, self.args.n))
+            summary.add(places, reference.features(peer.draw(len(places), self.args.steps)))
+        return frechet_estimate(summary.moments, reference.test.moments).value
+
+    def say(self, name: str, curve: Curve) -> None:
+        """Tells of the last measurement."""
+        last, floor = curve.found["points"][-1], curve.found["floor"]
+        words = f"{name}: {last['seconds']:.0f} s, {last['images']:,} images"
+        print(
+            f"{words}: {last['frechet']:.3g}, {last['frechet'] / floor:.3g} times the floor", file=sys.stderr
+        )
+
+
+def curves(out: Path) -> dict[str, Curve]:
+    """Those that are there, Phin's first."""
+    paths = {name: out / f"{name}.json" for name in (OURS, *PEERS)}
+    return {name: Curve(path, {}) for name, path in paths.items() if path.exists()}
+
+
+def tabled(found: dict[str, Curve]) -> str:
+    """Times to the marks, and how many times ours they are, in Markdown."""
+    rows: list[list[str]] = []
+    for name, curve in found.items():
+        points, cells = curve.found["points"], list[str]()
+        for mark in MARKS:
+            taken, ours = curve.reached(mark), found[OURS].reached(mark) if OURS in found else None
+            seconds = f"{taken:.0f} s" if taken else f"over {points[-1]['seconds']:.0f} s" if points else ""
+            if name != OURS and ours and points:
+                ratio = (taken or points[-1]["seconds"]) / ours
+                seconds += f", {'' if taken else 'over '}{ratio:.1f} times"
+            cells.append(seconds)
+        least = f"{min((p['frechet'] for p in points), default=math.nan) / curve.found['floor']:.3g}"
+        startup = curve.found["startup"]
+        rows.append([name, *cells, least, "" if startup is None else f"{startup:.1f} s"])
+    heading = ["", *(f"{mark:g} times the floor" for mark in MARKS), "least, times the floor", "start-up"]
+    sizes = ", ".join(sorted({f"n = {c.found['n']:,}, floor {c.found['floor']:.4f}" for c in found.values()}))
+    return f"{table(heading, rows)}\n\nFrechet distance, digit reader, {sizes}."
+
+
+def drawn(found: dict[str, Curve]) -> bytes:
+    """The curves, as a PNG file."""
+    colours = light()
+
+    def draw(axes: Any) -> None:
+        for i, (name, curve) in enumerate(found.items(), 1):
+            points = curve.found["points"]
+            times = [point["frechet"] / curve.found["floor"] for point in points]
+            seconds = [point["seconds"] for point in points]
+            axes.plot(seconds, times, color=colours[f"s{i}"], lw=1.6, marker="o", ms=3, label=name)
+        for mark in MARKS:
+            axes.axhline(mark, color=colours["quiet"], lw=0.8, ls=":")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+
+    return picture([draw], "seconds from an empty process", "Frechet distance, times its floor")
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", choices=(OURS, *PEERS), help="contestants to train; all")
+    parser.add_argument("--out", type=Path, default=Path("runs/time_to_quality"))
+    parser.add_argument("--minutes", type=float, default=10.0, help="Phin's budget; its recipe's")
+    parser.add_argument(
+        "--n", type=int, default=5000, help="pictures of a measurement, with a floor of its own"
+    )
+    parser.add_argument("--steps", type=int, default=25, help="network calls of a peer's picture")
+    parser.add_argument("--spacing", type=float, default=1.3, help="each measurement so many times as late")
+    parser.add_argument("--features", help="what reads pictures; the digit reader")
+    parser.add_argument(
+        "--peers-json", type=Path, help="what peers.py --json wrote, for the settings of the peers"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args(argv)
+
+
+def parts(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Callable[[], object]]:
+    """What is to be done: the only part here; of several, each in an empty process of its own."""
+    names = (OURS, *PEERS) if args.only is None else args.only
+    if len(names) > 1:
+        for name in names:
+            words = [sys.executable, __file__, *argv]
+            words += ["--only", name]
+            yield lambda words=words: subprocess.run(words, check=True)
+    elif names:
+        benchmark = Benchmark(args)
+        yield benchmark.ours if names[0] == OURS else lambda: benchmark.peer(names[0])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
+    args = parsed(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        if args.spacing <= 1:
+            raise PhinError(
+                f"spacing = {args.spacing}: measurements come later and later, so give more than 1"
+            )
+        open_folder(args.out)
+        for part in parts(args, sys.argv[1:] if argv is None else argv):
+            part()
+        if found := curves(args.out):
+            text = "\n\n".join([*in_words(machine()).values(), tabled(found)])
+            with atomic(args.out / "table.md") as path:
+                path.write_text(text + "\n", encoding="utf-8")
+            with atomic(args.out / "quality.png") as path:
+                path.write_bytes(drawn(found))
+            print(text)
+        return 0
+    except PhinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # which has told why
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

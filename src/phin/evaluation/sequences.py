@@ -1,0 +1,70 @@
+"""Measures a model of sequences: its spectrum, and of angles their circular moments, beside real ones.
+
+The reference is the test split. What as many training sequences get stands beside every figure.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from phin.data.sequences import Sequences
+from phin.evaluation import drawing
+from phin.evaluation.pictures import Plan
+from phin.evaluation.table import HEADING, plus_minus
+from phin.metrics.jackknife import mean
+from phin.metrics.sequences import STATISTICS, mean_error, off_circle
+from phin.models import Model, Watch
+from phin.sampling import Guide
+
+USUAL = 10_000
+AT_ONCE = 512
+
+
+def evaluate(
+    model: Model,
+    data: Sequences,
+    plan: Plan,
+    watch: Watch | None = None,
+    guide: Guide | None = None,
+    drawn: Callable[[int], None] = lambda sequences: None,
+    **choices: Any,
+) -> dict[str, Any]:
+    """How far the means of every statistic are from the test split's; arguments as of `modes.evaluate`.
+
+    Raises:
+        PhinError: As `samples`; and sequences that are not finite.
+    """
+    n, begun = plan.n or USUAL, time.perf_counter()
+    x = drawing.drawn(model, n, {}, AT_ONCE, plan.seed, watch, guide, drawn, choices)
+    seconds = time.perf_counter() - begun
+    train, test = (data.split(which, n, plan.seed).x for which in ("train", "test"))
+    found = {
+        name: {"value": made.value, "error": made.error, "floor": asdict(floor)}
+        for name, statistic in STATISTICS.items()
+        if data.circular or not statistic.circular
+        for made, floor in [[mean_error(statistic.of(part), statistic.of(test)) for part in (x, train)]]
+    }
+    circle: dict[str, Any] = {}
+    if data.circular:
+        circle = {name: asdict(mean(off_circle(part))) for name, part in (("drawn", x), ("real", test))}
+    return {
+        "n": n,
+        "statistics": found,
+        "off_circle": circle,
+        "sequences_per_second": n / seconds,
+        "sampling": {**drawing.sampling(model, choices), "seed": plan.seed},
+    }
+
+
+def rows(figures: dict[str, Any]) -> list[list[str]]:
+    """The figures as a table for people; the first row is its heading."""
+    n, lines = f"{figures['n']:,}", [HEADING]
+    for name, found in figures["statistics"].items():
+        made, floor = plus_minus(found), plus_minus(found["floor"])
+        lines.append(
+            [STATISTICS[name].title, made, floor, f"{found['value'] / found['floor']['value']:.3g}", n]
+        )
+    if circle := figures["off_circle"]:
+        lines.append(["distance from the circle", *map(plus_minus, circle.values()), "", n])
+    return lines

@@ -1,0 +1,495 @@
+"""What the benchmarks conclude is right: turns, medians, ratios, equal FLOPs, marks, and who takes part."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from phin.errors import PhinError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def benchmark(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+# Turns, medians and ratios
+
+
+class Machine:
+    """A clock that actions advance, and that is slower at times."""
+
+    def __init__(self) -> None:
+        self.now, self.done = 0.0, list[str]()
+
+    def clock(self) -> float:
+        return self.now
+
+    def action(self, name: str, cost: float, slowness: Callable[[int], float]) -> Callable[[], None]:
+        def act() -> None:
+            self.now += cost * slowness(len(self.done) // 3)
+            self.done.append(name)
+
+        return act
+
+
+def test_all_take_turns_and_each_is_first_as_often_as_the_others() -> None:
+    machine = Machine()
+    actions = {name: machine.action(name, 1.0, lambda turn: 1.0) for name in "abc"}
+    seconds = benchmark("timing").interleaved(actions, rounds=6, warm_up=3, clock=machine.clock)
+    rounds = [machine.done[i : i + 3] for i in range(0, 27, 3)]
+    assert len(machine.done) == 27
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
+    assert sorted(turn[0] for turn in rounds[3:]) == ["a", "a", "b", "b", "c", "c"]
+    assert {name: len(taken) for name, taken in seconds.items()} == dict.fromkeys("abc", 6)
+
+
+def test_a_ratio_of_turns_does_not_see_that_the_machine_was_slow() -> None:
+    """Rounds are up to nine times as slow as others; medians of either alone would say so, ratios do not."""
+    machine, timing = Machine(), benchmark("timing")
+
+    def slowness(turn: int) -> float:
+        return float((1, 9, 2, 7, 3)[turn % 5])
+
+    costs = {"ours": 1.0, "theirs": 2.5, "others": 0.5}
+    actions = {name: machine.action(name, cost, slowness) for name, cost in costs.items()}
+    seconds = timing.interleaved(actions, rounds=10, warm_up=0, clock=machine.clock)
+    assert timing.ratios(seconds["theirs"], seconds["ours"]) == pytest.approx((2.5, 2.5, 2.5))
+    assert timing.ratios(seconds["others"], seconds["ours"]).median == pytest.approx(
+        0.5
+    )  # slower than others
+    assert timing.rates(64, seconds["ours"]) == pytest.approx((64 / 3, 64 / 7, 32))  # quartiles, low first
+
+
+def test_a_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() -> None:
+    ratios = benchmark("timing").ratios([10, 2, 3, 4, 50], [1, 2, 1, 2, 25])
+    assert ratios == (2, 2, 3)
+    assert f"{ratios:.1f}" == "2.0 [2.0, 3.0]"
+
+
+def test_a_ratio_needs_as_many_turns_of_both() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        benchmark("timing").ratios([1, 2, 3], [1, 2])
+
+
+def test_the_exponent_of_a_power_law() -> None:
+    sizes = [4, 8, 31, 64]
+    assert benchmark("timing").exponent(sizes, [3e-4 * n**1.7 for n in sizes]) == pytest.approx(1.7)
+
+
+# Equal FLOPs
+
+
+class Convolution(nn.Module):
+    """Of known FLOPs: 2 · 9 · width · places there, and as many back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.there = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.back = nn.Conv2d(width, 1, 3, padding=1, bias=False)
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.back(torch.tanh(self.there(z)))
+
+
+def library(width: int) -> Any:
+    contestants = benchmark("contestants")
+
+    def draw(net: nn.Module, n: int, steps: int) -> torch.Tensor:
+        z = torch.zeros(n, 1, 28, 28)
+        for _ in range(steps - (width == 13)):  # one of them leaves out a call
+            z = net(z, torch.zeros(n))
+        return z.to(torch.uint8)
+
+    return contestants.Library(
+        "small", "torch", lambda: Convolution(width), lambda net, z, t: net(z, t), draw
+    )
+
+
+def test_flops_are_those_of_the_convolutions() -> None:
+    contestants, small = benchmark("contestants"), library(6)
+    forward = 2 * 2 * 9 * 6 * 28**2
+    assert contestants.flops(small, small.build()) == forward
+    # Backward: the gradients of both kernels, and of what the second convolution got, but not of z.
+    assert contestants.flops(small, small.build(), training=True) == forward * 5 // 2
+
+
+def test_attention_has_the_flops_of_its_products() -> None:
+    """Fused attention is two products of (places x width) matrices, 4 · places² · width in all."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            x = self.gain * z.view(len(z), 1, 49, 16)
+            return nn.functional.scaled_dot_product_attention(x, x, x).view_as(z)
+
+    small = replace(library(1), build=Attention)
+    assert benchmark("contestants").flops(small, small.build()) == 4 * 49**2 * 16
+
+
+def test_networks_are_alike_within_five_percent() -> None:
+    alike = benchmark("contestants").alike
+    assert alike({"phin": 100, "a": 105, "b": 95}) == pytest.approx({"phin": 0, "a": 0.05, "b": -0.05})
+    for other in (106, 94):
+        with pytest.raises(PhinError, match=f"network of a .*[{'+' if other > 100 else '-'}]6.0% of phin's"):
+            alike({"phin": 100, "a": other})
+
+
+@pytest.mark.filterwarnings("ignore")  # of their own
+@pytest.mark.parametrize("name", ["diffusers", "denoising-diffusion-pytorch", "azula", "k-diffusion"])
+def test_each_peer_that_is_installed_has_our_flops_and_draws_in_so_many_calls(name: str) -> None:
+    contestants = benchmark("contestants")
+    ours, theirs = (contestants.LIBRARIES[one] for one in ("phin", name))
+    if why := contestants.missing(theirs):
+        pytest.skip(f"{name}: {why}")
+    net = theirs.build()
+    contestants.alike({"phin": contestants.flops(ours, ours.build()), name: contestants.flops(theirs, net)})
+    assert contestants.calls(theirs, net, 3) == 3
+    assert contestants.calls(ours, ours.build(), 3) == 3
+    drawn = theirs.draw(net, 2, 3)
+    assert (drawn.dtype, drawn.shape) == (torch.uint8, (2, 1, 28, 28))
+
+
+def test_the_ceiling_has_the_flops_of_all_3_x_3_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    contestants, peers = benchmark("contestants"), benchmark("peers")
+    monkeypatch.setattr(peers, "MATRIX", (8, 8, 8))
+    small = library(6)
+    small = replace(small, build=lambda: nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 1)))
+    small = replace(small, call=lambda net, z, t: net(z))
+    ceiling = peers.Ceiling(small, contestants.Batch.of(5))
+    assert ceiling.flops() == 5 * 2 * 9 * 6 * 28**2  # the 1 x 1 is no 3 x 3
+    limits = ceiling.actions()
+    kinds = ("bfloat16", "float32")
+    assert [limits[f"convolutions forward and backward, {kind}"][0] for kind in kinds] == [
+        3 * ceiling.flops()
+    ] * 2
+    for _, action in limits.values():
+        action()
+
+
+# Who takes part
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Phin and one peer are small; the others are not installed."""
+    contestants = benchmark("contestants")
+    absent = {name: replace(library(8), module=f"absent_{name[0]}") for name in ("azula", "k-diffusion")}
+    here = {"phin": library(8), "diffusers": library(8), **absent}
+    monkeypatch.setattr(contestants, "LIBRARIES", here)
+    monkeypatch.setattr(benchmark("peers"), "LIBRARIES", here)
+    monkeypatch.setattr(benchmark("peers"), "MATRIX", (8, 8, 8))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+QUICK = "--rounds 2 --trials 1 --batch 2 --steps 2 --measures training calls drawing"
+
+
+def test_absent_peers_are_named_and_skipped_and_never_counted(
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "peers.json"
+    words = f"{QUICK} --peers diffusers azula k-diffusion --settings float32 bfloat16 --json {file}"
+    assert benchmark("peers").main(words.split()) == 0
+    told = capsys.readouterr().out
+    for name in ("azula", "k-diffusion"):
+        assert f"{name} is skipped: it is not installed" in told
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert set(found["skipped"]) == {"azula", "k-diffusion"}
+    for measure in ("training", "calls", "drawing"):
+        rows = found[measure]["rows"].values()
+        assert [row["library"] for row in rows] == ["phin", "diffusers"]
+        ours, theirs = rows
+        assert ours["phin_is_faster"] == {"median": 1, "low": 1, "high": 1}
+        ratio = sum(a / b for a, b in zip(theirs["seconds"], ours["seconds"], strict=True)) / 2
+        assert theirs["phin_is_faster"]["median"] == pytest.approx(ratio)  # of two, the median is the mean
+        conv = found[measure]["ceiling"]
+        kind = "forward and backward" if measure == "training" else "forward"
+        top = max(conv[f"convolutions {kind}, {number}"]["median"] for number in ("bfloat16", "float32"))
+        work = found["networks"]["diffusers"]["training" if measure == "training" else "forward"]
+        work *= 2 if measure == "drawing" else 1  # steps
+        speed = theirs["images_per_second"]["median"]
+        assert theirs["share_of_ceiling"] == pytest.approx(work * speed / top)
+
+
+def test_a_peer_runs_in_its_fastest_setting(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers, contestants = benchmark("peers"), benchmark("contestants")
+    fast = contestants.SETTINGS["bfloat16+channels-last"]
+    tried: list[str] = []
+
+    def turns(actions: dict[str, Any], rounds: int, **_: Any) -> dict[str, list[float]]:
+        tried.extend(actions)
+        return {name: [1.0 if name == str(fast) else 2.0] * rounds for name in actions}
+
+    monkeypatch.setattr(peers, "interleaved", turns)
+    plain = [setting for setting in contestants.SETTINGS.values() if not setting.compiled]
+    race = peers.Race(["diffusers"], plain, False, contestants.Batch.of(2), 2, 1, 2, {})
+    (_, ours), (name, theirs) = race.entrants("calls")
+    assert (name, theirs.setting, ours.setting) == ("diffusers", fast, contestants.DEFAULT)
+    assert sorted(tried) == sorted(map(str, plain))
+    assert race.entrants("drawing")[1][1] is theirs  # which is not tried anew
+    assert len(tried) == len(plain)
+
+
+def test_every_setting_has_a_row_if_that_is_asked_for(small: None, tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    words = f"{QUICK} --each --peers diffusers --settings float32 bfloat16 --json {file}".split()
+    assert benchmark("peers").main(words) == 0
+    rows = json.loads(file.read_text(encoding="utf-8"))["training"]["rows"]
+    settings = ("float32", "bfloat16")
+    assert set(rows) == {f"{name}, {setting}" for name in ("phin", "diffusers") for setting in settings}
+    row = rows["diffusers, float32"]
+    pairs = zip(row["seconds"], rows["phin, float32"]["seconds"], strict=True)
+    same = sum(theirs / ours for theirs, ours in pairs) / 2
+    assert row["phin_is_faster_in_this_setting"]["median"] == pytest.approx(same)
+
+
+def test_a_package_that_lacks_another_is_not_said_to_be_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contestants = benchmark("contestants")
+    (tmp_path / "lacking.py").write_text("import absent_thing\n")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = library(1)
+    assert contestants.missing(small) is None
+    assert contestants.missing(replace(small, module="lacking")) == "it is installed without absent_thing"
+    assert "torchvision::nms" in contestants.missing(replace(small, module="broken"))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--compile", "needs a C++ compiler, and there is no no-such-compiler"),
+        ("--settings float32+compiled", "needs a C++ compiler"),
+        ("--rounds 0", "rounds = 0: at least 1"),
+        ("--batch -3", "batch = -3: at least 1"),
+        ("--json absent/peers.json", "make it first"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    words: str,
+    told: str,
+    small: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.chdir(tmp_path)
+    assert benchmark("peers").main(words.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert told in said.err
+
+
+def test_without_a_compiler_compiling_is_left_out_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = benchmark("peers").settings
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not any(setting.compiled for setting in settings(None, None))
+    monkeypatch.setenv("CXX", sys.executable)  # any program that is there
+    assert any(setting.compiled for setting in settings(None, None))
+    assert len(settings(None, True)) == len(settings(None, None)) == 8
+    assert len(settings(None, False)) == 4
+
+
+def test_samplers_of_unlike_calls_do_not_compare(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = benchmark("peers")
+    odd = replace(library(13), build=lambda: Convolution(8))
+    monkeypatch.setitem(peers.LIBRARIES, "diffusers", odd)
+    assert peers.main([*QUICK.split(), "--peers", "diffusers"]) == 2
+    assert "diffusers calls its network 1 times in 2 steps" in capsys.readouterr().err
+
+
+def test_another_peer_is_unknown() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "peers.py", "--peers", "jax"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "invalid choice: 'jax'" in done.stderr
+
+
+# Time to quality
+
+
+def test_a_mark_is_where_the_curve_crosses_it() -> None:
+    """A power law is a line in logarithms, and is crossed exactly, wherever it is measured."""
+    crossing = benchmark("time_to_quality").crossing
+    seconds = [10, 13, 30, 100]
+    curve = [500 * s**-1.5 for s in seconds]
+    for mark in (curve[1], 5.0, 0.7):
+        assert crossing(seconds, curve, mark) == pytest.approx((500 / mark) ** (1 / 1.5))
+    assert crossing(seconds, curve, 100) == 10  # it was there before it was first measured
+    assert crossing(seconds, curve, 0.49) is None
+    assert crossing([1, 10, 100, 1000], [100, 1, 100, 0.1], 10) == pytest.approx(10**0.5)  # the first time
+
+
+def test_measurements_come_later_and_later() -> None:
+    after = benchmark("time_to_quality").after
+    times = [after(0, 1.5)]
+    while times[-1] < 100:
+        times.append(after(times[-1], 1.5))
+    assert times == pytest.approx([10 * 1.5**k for k in range(len(times))])
+    assert after(14.9, 1.5) == pytest.approx(15)
+    assert after(15.1, 1.5) == pytest.approx(22.5)
+
+
+def test_a_peers_average_is_its_own_librarys() -> None:
+    """Against diffusers' EMAModel as its training script makes one."""
+    from diffusers.training_utils import EMAModel
+
+    quality = benchmark("time_to_quality")
+    theirs = EMAModel([], decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    ours = quality.Diffusers(benchmark("contestants").Setting())
+    for done in (1, 2, 10, 1000, 10**6):
+        assert ours.decay(done) == pytest.approx(theirs.get_decay(done))
+    rates = [ours.rate(number, 0.0) for number in (0, 249, 499, 10_000)]
+    assert rates == pytest.approx([2e-7, 5e-5, 1e-4, 1e-4])
+    assert ours.rate(10_000, 0.5) == pytest.approx(5e-5)
+    assert ours.rate(10_000, 1.0) == pytest.approx(0, abs=1e-12)
+
+
+def curve_of(path: Path, name: str, points: list[tuple[float, float]], floor: float = 0.05) -> Any:
+    curve = benchmark("time_to_quality").Curve(path / f"{name}.json", {"name": name, "n": 20}, floor)
+    curve.found["startup"] = 2.5
+    for seconds, distance in points:
+        curve.add(seconds, 0, distance)
+    curve.found["finished"] = True
+    curve.write()
+    return curve
+
+
+def test_the_table_says_how_many_times_as_long_a_peer_takes(tmp_path: Path) -> None:
+    """The floor is 0.05, so that the marks are 5, 1.5 and 0.5."""
+    quality = benchmark("time_to_quality")
+    curve_of(tmp_path, "phin", [(10, 5.0), (20, 1.5), (40, 0.5)])
+    curve_of(tmp_path, "diffusers", [(10, 50.0), (100, 5.0), (240, 2.0)])
+    table = quality.tabled(quality.curves(tmp_path))
+    assert "| phin | 10 s | 20 s | 40 s | 10 | 2.5 s |" in table
+    assert (
+        "| diffusers | 100 s, 10.0 times | over 240 s, over 12.0 times | over 240 s, over 6.0 times | 40 |"
+        in table
+    )
+    assert "n = 20, floor 0.0500" in table
+    assert quality.drawn(quality.curves(tmp_path)).startswith(b"\x89PNG")
+
+
+def test_peers_wait_for_phins_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quality = benchmark("time_to_quality")
+    assert quality.main(f"--only diffusers --out {tmp_path}".split()) == 2
+    assert "measure it first, by --only phin" in capsys.readouterr().err
+
+
+def test_a_curve_is_of_one_setting(tmp_path: Path) -> None:
+    curve_of(tmp_path, "phin", [(10, 5.0)])
+    with pytest.raises(PhinError, match="was measured with n 20, not 50"):
+        benchmark("time_to_quality").Curve(tmp_path / "phin.json", {"n": 50})
+
+
+class Toy:
+    """A peer whose one weight is the number of its steps, and that is interrupted at one of them."""
+
+    examples = 4
+    interrupted = math.inf
+
+    def __init__(self, setting: Any) -> None:
+        self.weight = torch.zeros(1)
+
+    def step(self, number: int, x: torch.Tensor, progress: float) -> None:
+        assert (number, x.shape) == (int(self.weight), (4, 1, 28, 28))
+        self.weight += 1
+        if self.weight == Toy.interrupted:
+            raise KeyboardInterrupt
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight}
+
+    def load(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        self.weight.copy_(tensors["weight"])
+
+
+def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes a second of a clock of our own, and measuring an hour, which does not count."""
+    quality = benchmark("time_to_quality")
+    curve_of(tmp_path, "phin", [(5, 5.0), (10, 0.4)])  # the last mark, 0.5, is reached after 9.4 s
+    reached = math.exp(math.log(5) + math.log(2) * math.log(10) / math.log(12.5))
+    now = [0.0]
+
+    class Time:
+        @staticmethod
+        def perf_counter() -> float:
+            now[0] += 1
+            return now[0]
+
+        @staticmethod
+        def time() -> float:
+            return 3.0
+
+    class Data:
+        def train(self, seed: int, step: int, size: int) -> Any:
+            return type("Batch", (), {"x": torch.zeros(size, 1, 28, 28)})
+
+    class Reference:
+        features = type("Features", (), {"name": "none"})
+        floor = MappingProxyType({"frechet": type("Floor", (), {"value": 0.05})})
+
+    def distance(self: Any, peer: Any, reference: Any) -> float:
+        now[0] += 3600
+        return 100 / float(peer.weight)
+
+    monkeypatch.setattr(quality, "time", Time)
+    monkeypatch.setattr(quality, "begun", lambda: 0.0)
+    monkeypatch.setattr(quality.datasets, "load", lambda name: Data())
+    monkeypatch.setattr(quality.Benchmark, "reference", lambda self: Reference())
+    monkeypatch.setattr(quality.Benchmark, "distance", distance)
+    monkeypatch.setitem(quality.PEERS, "diffusers", Toy)
+    words = f"--only diffusers --out {tmp_path} --spacing 1.5 --n 20".split()
+    monkeypatch.setattr(Toy, "interrupted", 30)
+    assert quality.main(words) == 130
+    stopped = json.loads((tmp_path / "diffusers.json").read_text(encoding="utf-8"))
+    assert not stopped["finished"]
+    monkeypatch.setattr(Toy, "interrupted", math.inf)
+    assert quality.main(words) == 0
+    found = json.loads((tmp_path / "diffusers.json").read_text(encoding="utf-8"))
+    assert found["finished"]
+    assert found["points"][: len(stopped["points"])] == stopped["points"]
+    assert found["limit"] == pytest.approx(6 * reached)
+    seconds = [point["seconds"] for point in found["points"]]
+    due = [10 * 1.5**k for k in range(5)] + [6 * reached]
+    assert len(seconds) == len(due)
+    assert all(at <= second < at + 2 for at, second in zip(due, seconds, strict=True))
+    for point in found["points"]:  # three seconds went into the start
+        assert point["images"] / 4 == pytest.approx(point["seconds"] - 3, abs=len(due) + 1)
+        assert point["frechet"] == pytest.approx(400 / point["images"])
