@@ -13,7 +13,7 @@ from phin.diffusion.level import Level
 from phin.diffusion.noise import seeded
 from phin.diffusion.solvers import prior
 from phin.errors import PhinError
-from phin.models import Model, guide, load, sample, samples
+from phin.models import Model, guide, load, sample, samples, stream
 from phin.nets.classifier import NoisyClassifier
 from phin.recipes import describe
 from phin.sampling import draw
@@ -112,6 +112,27 @@ def test_samples_come_in_the_order_asked_for(numbers: Model) -> None:
     assert [x.shape for x in pictures] == [(1, 28, 28 * len(prompt)) for prompt in prompts]
     assert same(samples(numbers, prompts, batch=1), pictures)
     assert same(samples(numbers, prompts[:3]), pictures[:3])
+
+
+def test_a_stream_gives_each_picture_as_soon_as_it_is_drawn(numbers: Model) -> None:
+    """The same pictures, the shortest first; and at no time has more been drawn than was asked for."""
+    asked, seen = ["407", "1", "22", "305", "9"], set[int]()
+
+    def watch(batch: Sequence[int], z: torch.Tensor, level: Level) -> None:
+        seen.update(batch)
+
+    order: list[int] = []
+    for (k, picture), drawn in zip(
+        stream(numbers, prompts=asked, batch=3, watch=watch),
+        [{1, 4}, {1, 4}, {1, 4, 2}, {1, 4, 2, 0}, {1, 4, 2, 0, 3}],
+        strict=True,
+    ):
+        assert seen == drawn
+        assert (picture == sample(numbers, prompts=asked, batch=3)[k]).all()
+        order.append(k)
+    assert order == [1, 4, 2, 0, 3]
+    with pytest.raises(PhinError, match="12x"):  # before it is begun
+        stream(numbers, prompts=["12x"])
 
 
 def test_samples_depend_on_seed_place_and_prompt_alone(numbers: Model) -> None:

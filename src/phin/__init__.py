@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from phin.models import load as load
     from phin.models import sample as sample
     from phin.models import samples as samples
+    from phin.models import stream as stream
     from phin.recipes import RECIPES as RECIPES
     from phin.recipes import train as train
 
@@ -20,10 +21,11 @@ _HOMES = {
     "load": "phin.models",
     "sample": "phin.models",
     "samples": "phin.models",
+    "stream": "phin.models",
     "RECIPES": "phin.recipes",
     "train": "phin.recipes",
 }
-__all__ = ["RECIPES", "Model", "PhinError", "__version__", "load", "sample", "samples", "train"]
+__all__ = ["RECIPES", "Model", "PhinError", "__version__", "load", "sample", "samples", "stream", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, SupportsIndex
@@ -44,6 +44,8 @@ def samples(
 ) -> list[Tensor]:
     """Samples in the range of the data, each (C, *sides), in the order asked for.
 
+    Prompts of one length are drawn together, whatever lies between them.
+
     Args:
         model: A diffusion model, from `load`.
         prompts: Numbers to draw, for a model of numbers: one sample each.
@@ -61,22 +63,41 @@ def samples(
         PhinError: On a model that does not sample, a prompt, label or image it does not know, or a wrong
             choice.
     """
+    done = dict(_drawn(model, prompts, labels, n, seed, batch, watch, guide, images, **choices))
+    return [done[k] for k in range(len(done))]
+
+
+def _drawn(
+    model: Model,
+    prompts: Sequence[str] | None = None,
+    labels: Iterable[SupportsIndex] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    watch: Watch | None = None,
+    guide: Guide | None = None,
+    images: Sequence[Tensor] | None = None,
+    **choices: Any,
+) -> Iterator[tuple[int, Tensor]]:
+    """The samples with their numbers, batch by batch as they are drawn; what is asked is checked at once."""
     draw = drawer(model, seed, watch, guide, choices)
     begun = given(model, [(f"image {k}", image) for k, image in enumerate(images or ())])
     kind, rows = conditions(model, prompts, labels, n, len(begun))
     told = condition(torch.stack(begun)).repeat_interleave(n or 1, 0) if begun else None
     shape = model.facts.shape
-    done: dict[int, Tensor] = {}
-    for length in sorted({len(row) for row in rows}):
-        alike = [k for k, row in enumerate(rows) if len(row) == length]
-        cells = length if kind == "text" else 1
-        sides, size = (*shape[:-1], shape[-1] * cells), max(1, batch // cells)
-        for part in (alike[i : i + size] for i in range(0, len(alike), size)):
-            cond = torch.stack([rows[k] for k in part])
-            known = {"": {}, "label": {"label": cond[:, 0]}}.get(kind, {kind: cond})
-            known |= {} if told is None else {"image": told[part]}
-            done.update(zip(part, draw(sides, known, part).cpu(), strict=True))
-    return [done[k] for k in range(len(done))]
+
+    def batches() -> Iterator[tuple[int, Tensor]]:
+        for length in sorted({len(row) for row in rows}):
+            alike = [k for k, row in enumerate(rows) if len(row) == length]
+            cells = length if kind == "text" else 1
+            sides, size = (*shape[:-1], shape[-1] * cells), max(1, batch // cells)
+            for part in (alike[i : i + size] for i in range(0, len(alike), size)):
+                cond = torch.stack([rows[k] for k in part])
+                known = {"": {}, "label": {"label": cond[:, 0]}}.get(kind, {kind: cond})
+                known |= {} if told is None else {"image": told[part]}
+                yield from zip(part, draw(sides, known, part).cpu(), strict=True)
+
+    return batches()
 
 
 def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
@@ -84,10 +105,22 @@ def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
 
     Of a video all frames, (T, H, W) or (T, H, W, C). Points and sequences are as they are, (2,) and (C, L).
     """
-    drawn = samples(model, **arguments)
-    if len(model.facts.shape) <= 2:
-        return [x.numpy() for x in drawn]
-    return [to_bytes(x if x.ndim == 3 else x.movedim(1, 0)) for x in drawn]
+    return [_shown(x) for x in samples(model, **arguments)]
+
+
+def stream(model: Model, **arguments: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """The pictures of `sample`, each with its number, as soon as it is drawn; the shortest prompts are first.
+
+    Arguments as of `samples`; a small `batch` brings the first ones sooner, and all of them later. What is
+    wrong with them is said before anything is drawn.
+    """
+    return ((k, _shown(x)) for k, x in _drawn(model, **arguments))
+
+
+def _shown(x: Tensor) -> np.ndarray:
+    if x.ndim <= 2:
+        return x.numpy()
+    return to_bytes(x if x.ndim == 3 else x.movedim(1, 0))
 
 
 def degradation(model: Model) -> Degradation | None:
