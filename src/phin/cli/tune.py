@@ -20,7 +20,7 @@ class Tune(Command):
     model: ModelName = "numbers"
     steps: tuple[int, ...] = (4, 5, 6, 8, 10)
     """Evaluations of the model a picture; for each a sampler is sought."""
-    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 64
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 32
     """Pictures to search with, and as many others to tell how good what was found is."""
     guidance: Guidance = None
     threshold: Threshold = None

@@ -77,7 +77,7 @@ class DiffusionRecipe(Recipe):
     """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
     distilled: Consistency | Progressive | None = None
     """What it is distilled from, and how; None is trained on the data alone (`phin distill`)."""
-    train: TrainConfig = TrainConfig(minutes=10)
+    train: TrainConfig = TrainConfig(minutes=10, batch=64, lr=3e-3)
     sample: SampleConfig = SampleConfig()
 
     def __post_init__(self) -> None:
@@ -424,7 +424,7 @@ recipes: dict[str, Recipe] = {
     "digits": DiffusionRecipe(
         data="digits", net=UNetConfig(channels=(64, 128)), train=TrainConfig(minutes=2)
     ),
-    "images": DiffusionRecipe(data="folder:PATH", train=TrainConfig(minutes=60)),
+    "images": DiffusionRecipe(data="folder:PATH", train=TrainConfig(minutes=60, batch=64, lr=2e-3)),
     "swiss-roll": _POINTS,
     "eight-gaussians": replace(_POINTS, data="eight-gaussians"),
     "checkerboard": replace(_POINTS, data="checkerboard"),
