@@ -18,13 +18,12 @@ from phin.diffusion.distill import (
     progressive_target,
     pseudo_huber,
     squared,
-    walk,
 )
 from phin.diffusion.level import Level, flow, ve, vp
 from phin.diffusion.noise import normal
 from phin.diffusion.parameterization import v
 from phin.diffusion.schedules import Cosine, Discrete, Flow, Geometric, Schedule
-from phin.diffusion.solvers import DDIM, DPMpp2M, Heun, MultistepConsistency, Solver, prior, sample
+from phin.diffusion.solvers import DDIM, DPMpp2M, Heun, MultistepConsistency, Solver, prior, sample, walk
 from phin.metrics.energy import energy_distance
 from phin.nets.mlp import MLP, MLPConfig
 from phin.oracle import CLEAN, Mixture
@@ -52,7 +51,7 @@ def target(
 ) -> Tensor:
     """What states at log-SNR t are to say, by a walk of so many steps to s."""
     levels = batch(ladder(Cosine(), each(t, len(z)), each(s, len(z)), steps))
-    landed = walk(denoise, solver, levels, z)
+    landed = walk(denoise, solver, levels, z, no_noise)
     return consistency_target(lambda rows: f, landed, levels.at(-1), each(s, len(z)) == END)
 
 
@@ -200,7 +199,7 @@ def test_a_linear_student_of_a_gaussian_learns_the_closed_form(metric: Metric) -
     t, s = vp(rungs[rung]).view(2), torch.tensor([-1.0, END]).double()[rung]
     z = t.alpha * GAUSSIAN.sample(n) + t.sigma * torch.randn(n, 2).double()
     levels = batch(ladder(Cosine(), rungs[rung], s, 100))
-    landed = walk(GAUSSIAN.denoise, DPMpp2M(), levels, z)
+    landed = walk(GAUSSIAN.denoise, DPMpp2M(), levels, z, no_noise)
 
     def loss() -> Tensor:
         with torch.no_grad():
@@ -321,7 +320,7 @@ def test_a_small_network_draws_eight_gaussians_in_one_call() -> None:
     at, below = levels.at(0), levels.at(-1)
     z = at.alpha * data.sample(len(rung), generator)
     z = z + at.sigma * torch.randn(z.shape, generator=generator)
-    landed = walk(data.denoise, DPMpp2M(), levels, z)
+    landed = walk(data.denoise, DPMpp2M(), levels, z, no_noise)
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-3, fused=True)
     for i in range(steps):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 + math.cos(math.pi * i / steps)) / 2

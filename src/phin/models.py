@@ -30,7 +30,7 @@ Watch = Callable[[Sequence[int], Tensor, Level], None]
 """Sees every state of every batch: (the numbers of its samples, z, the level of z)."""
 
 
-def samples(
+def drawn(
     model: Model,
     prompts: Sequence[str] | None = None,
     labels: Iterable[SupportsIndex] | None = None,
@@ -41,10 +41,10 @@ def samples(
     guide: Guide | None = None,
     images: Sequence[Tensor] | None = None,
     **choices: Any,
-) -> list[Tensor]:
-    """Samples in the range of the data, each (C, *sides), in the order asked for.
+) -> Iterator[tuple[int, Tensor]]:
+    """Samples in the range of the data, each (C, *sides), with their numbers, as soon as they are drawn.
 
-    Prompts of one length are drawn together, whatever lies between them.
+    Those of one size are drawn together, the smallest first. What is asked for is checked before, at once.
 
     Args:
         model: A diffusion model, from `load`.
@@ -63,23 +63,6 @@ def samples(
         PhinError: On a model that does not sample, a prompt, label or image it does not know, or a wrong
             choice.
     """
-    done = dict(_drawn(model, prompts, labels, n, seed, batch, watch, guide, images, **choices))
-    return [done[k] for k in range(len(done))]
-
-
-def _drawn(
-    model: Model,
-    prompts: Sequence[str] | None = None,
-    labels: Iterable[SupportsIndex] | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    watch: Watch | None = None,
-    guide: Guide | None = None,
-    images: Sequence[Tensor] | None = None,
-    **choices: Any,
-) -> Iterator[tuple[int, Tensor]]:
-    """The samples with their numbers, batch by batch as they are drawn; what is asked is checked at once."""
     draw = drawer(model, seed, watch, guide, choices)
     begun = given(model, [(f"image {k}", image) for k, image in enumerate(images or ())])
     kind, rows = conditions(model, prompts, labels, n, len(begun))
@@ -100,8 +83,14 @@ def _drawn(
     return batches()
 
 
+def samples(model: Model, *asked: Any, **choices: Any) -> list[Tensor]:
+    """What `drawn` gives, in the order asked for. Arguments as of `drawn`."""
+    done = dict(drawn(model, *asked, **choices))
+    return [done[k] for k in range(len(done))]
+
+
 def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
-    """Pictures, uint8, (H, W) when grey and (H, W, C) else. Arguments as of `samples`.
+    """Pictures, uint8, (H, W) when grey and (H, W, C) else. Arguments as of `drawn`.
 
     Of a video all frames, (T, H, W) or (T, H, W, C). Points and sequences are as they are, (2,) and (C, L).
     """
@@ -109,12 +98,11 @@ def sample(model: Model, **arguments: Any) -> list[np.ndarray]:
 
 
 def stream(model: Model, **arguments: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """The pictures of `sample`, each with its number, as soon as it is drawn; the shortest prompts are first.
+    """The pictures of `sample`, each with its number, as soon as it is drawn. Arguments as of `drawn`.
 
-    Arguments as of `samples`; a small `batch` brings the first ones sooner, and all of them later. What is
-    wrong with them is said before anything is drawn.
+    A small `batch` brings the first ones sooner, and all of them later.
     """
-    return ((k, _shown(x)) for k, x in _drawn(model, **arguments))
+    return ((k, _shown(x)) for k, x in drawn(model, **arguments))
 
 
 def _shown(x: Tensor) -> np.ndarray:

@@ -80,6 +80,17 @@ class Data(Protocol):
         ...
 
 
+class Endless:
+    """What data sets have in common whose examples are made as needed."""
+
+    def count(self, which: Which) -> int | None:
+        """None: as many as are asked for."""
+
+    def fewest(self, size: int) -> int:
+        """As many as it is to have."""
+        return size
+
+
 def some(data: Data, which: Which, n: int) -> Batch:
     """`n` examples of a split, or all that a small set has."""
     count = data.count(which)

@@ -106,10 +106,13 @@ class Encoded:
     def _known(self) -> tuple[Float[Tensor, "n c *sides"], Float[Tensor, "n c *sides"]]:
         """Mean and log-variance of the latents of all training images, in their own order."""
         assert isinstance(self.pixels, Images)
-        images, levels = self.pixels.splits["train"].images, self.pixels.levels
-        log.info("Encoding the %s training images of %s", f"{len(images):,}", self.name)
+        train, levels = self.pixels.splits["train"], self.pixels.levels
+        log.info("Encoding the %s training images of %s", f"{len(train):,}", self.name)
+        parts: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
-            parts = [self.encoder.encode(from_integers(part, levels)) for part in images.split(BATCH)]
+            for start in range(0, len(train), BATCH):  # those of a large folder are not in memory all at once
+                part = train[start : start + BATCH].images
+                parts.append(self.encoder.encode(from_integers(part, levels)))
         mean, log_var = (torch.cat([part.cpu() for part in column]) for column in zip(*parts, strict=True))
         return mean, log_var
 

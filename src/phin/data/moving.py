@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from phin.data import mnist
-from phin.data.base import WHOLE, Batch, Entry, Part, Which, from_integers, with_validation
+from phin.data.base import WHOLE, Batch, Endless, Entry, Part, Which, from_integers, with_validation
 from phin.data.mnist import DIGITS
 from phin.diffusion.noise import stream
 
@@ -44,7 +44,7 @@ def moved(
 
 
 @dataclass(frozen=True, eq=False)
-class Moving:
+class Moving(Endless):
     """Videos (1, frames, 28, 28), labelled by their digits.
 
     Args:
@@ -58,13 +58,6 @@ class Moving:
     vocabulary: int = 0
     class_names: tuple[str, ...] = DIGITS
     eight_bit: bool = True
-
-    def count(self, which: Which) -> int | None:
-        """None: as many as are asked for."""
-
-    def fewest(self, size: int) -> int:
-        """As many as it is to have."""
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh videos at every step."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phin.data import mnist
-from phin.data.base import WHOLE, Batch, Entry, Part, Which, from_integers, with_validation
+from phin.data.base import WHOLE, Batch, Endless, Entry, Part, Which, from_integers, with_validation
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
 
@@ -120,7 +120,7 @@ class Handwriting:
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers:
+class Numbers(Endless):
     """Pictures of strings, conditioned on their digits as text.
 
     `size` and `n` count cells, so that every batch costs about the same: a batch has strings of one length L,
@@ -137,9 +137,6 @@ class Numbers:
     vocabulary: int = 10
     class_names: tuple[str, ...] = ()
     eight_bit: bool = True
-
-    def count(self, which: Which) -> int | None:
-        """None: as many as are asked for."""
 
     def fewest(self, size: int) -> int:
         """Those of a batch of the longest strings."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from phin.data.base import WHOLE, Batch, Entry, Which
+from phin.data.base import WHOLE, Batch, Endless, Entry, Which
 from phin.diffusion.noise import stream
 
 Draw = Callable[[np.random.Generator, int], Float[np.ndarray, "n *shape"]]
@@ -18,7 +18,7 @@ SPLIT = 10_000
 
 
 @dataclass(frozen=True)
-class Points:
+class Points(Endless):
     """Points drawn as needed; unlabelled."""
 
     name: str
@@ -28,13 +28,6 @@ class Points:
     vocabulary: int = 0
     class_names: tuple[str, ...] = ()
     eight_bit: bool = False
-
-    def count(self, which: Which) -> int | None:
-        """None: as many as are asked for."""
-
-    def fewest(self, size: int) -> int:
-        """As many as it is to have."""
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh points at every step."""

@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from phin.data import mnist
-from phin.data.base import WHOLE, Batch, Entry, Part, Which, from_integers, with_validation
+from phin.data.base import WHOLE, Batch, Endless, Entry, Part, Which, from_integers, with_validation
 from phin.diffusion.noise import stream
 
 SIDE = 28
@@ -24,7 +24,7 @@ LAYERS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Stacked:
+class Stacked(Endless):
     """Pictures of three layers, composed as needed: each a random image of the split, apart from the others.
 
     Args:
@@ -38,13 +38,6 @@ class Stacked:
     vocabulary: int = 0
     class_names: tuple[str, ...] = ()
     eight_bit: bool = True
-
-    def count(self, which: Which) -> int | None:
-        """None: as many as are asked for."""
-
-    def fewest(self, size: int) -> int:
-        """As many as it is to have."""
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh pictures at every step."""

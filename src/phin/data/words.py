@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phin.data import mnist
-from phin.data.base import WHOLE, Batch, Entry, Which, from_integers, with_validation
+from phin.data.base import WHOLE, Batch, Endless, Entry, Which, from_integers, with_validation
 from phin.data.number_words import LANGUAGES
 from phin.data.numbers import LONGEST, SIDE, Handwriting, held_out
 from phin.diffusion.noise import stream
@@ -114,7 +114,7 @@ def random_numbers(n: int, seed: int, held_out: bool | None = None) -> list[int]
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class Words(Endless):
     """Pictures of numbers, conditioned on prompts.
 
     Args:
@@ -129,13 +129,6 @@ class Words:
     vocabulary: int = 0
     class_names: tuple[str, ...] = ()
     eight_bit: bool = True
-
-    def count(self, which: Which) -> int | None:
-        """None: as many as are asked for."""
-
-    def fewest(self, size: int) -> int:
-        """As many as it is to have."""
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Pictures of numbers that are not held out, each with a prompt in a language of its own."""

@@ -24,7 +24,6 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from .denoiser import Denoise
 from .level import Level
 from .ode import Select
 from .schedules import Schedule
-from .solvers import DDIM, Solver
+from .solvers import DDIM, walk
 
 Metric = Callable[[Tensor], Tensor]
 """Difference (B, ...) of two answers -> its size (B,): zero for zero alone, and differentiable there."""
@@ -59,21 +58,6 @@ def ladder(schedule: Schedule, t: Tensor, s: Tensor, steps: int) -> Level:
     share = torch.linspace(0, 1, steps + 1, dtype=t.dtype, device=t.device)[1:-1, None]
     between = schedule.log_snr(torch.lerp(schedule.inverse(t), schedule.inverse(s), share))
     return schedule.scaling(torch.cat([t[None], between, s[None]]))
-
-
-def walk(denoise: Denoise, solver: Solver, levels: Level, z: Tensor) -> Tensor:
-    """The state at the last level: as `solvers.sample`, without its final x̂.
-
-    Args:
-        denoise: The denoiser, guided or not.
-        solver: Deterministic.
-        levels: From the level of z on, noisy to clean; one ladder, or one a picture (N, B, 1, ..., 1).
-        z: The start (B, ...).
-    """
-    memory: Any = None
-    for t, s in levels.steps():
-        z, memory = solver.step(denoise, z, t, s, torch.zeros_like, memory)
-    return z
 
 
 def consistency_target(student: Select, z: Tensor, level: Level, end: Tensor) -> Tensor:
@@ -112,7 +96,8 @@ def progressive_target(teacher: Denoise, z: Tensor, t: Level, m: Level, s: Level
     References:
         Progressive Distillation (Salimans and Ho, 2022), arXiv:2202.00512, algorithm 2.
     """
-    z_s = walk(teacher, DDIM(), Level(*(torch.stack(fields) for fields in zip(t, m, s, strict=True))), z)
+    levels = Level(*(torch.stack(fields) for fields in zip(t, m, s, strict=True)))
+    z_s = walk(teacher, DDIM(), levels, z, torch.zeros_like)
     shrunk = s.sigma / t.sigma
     return (z_s - shrunk * z) / (s.alpha - shrunk * t.alpha)
 

@@ -20,6 +20,7 @@ from phin.data import Data
 from phin.errors import PhinError
 from phin.evaluation.costs import costs
 from phin.evaluation.drawing import sampling
+from phin.evaluation.plan import enough
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features, Inception, Reader, Seen
 from phin.metrics.jackknife import Estimate
@@ -54,10 +55,7 @@ class Plan:
     """Of the choice of real pictures, and of the sampler's noise."""
 
     def __post_init__(self) -> None:
-        for name in ("n", "kept", "compared"):
-            value = getattr(self, name)
-            if value is not None and value < 20 and (name, value) != ("compared", 0):
-                raise PhinError(f"{name} = {value} is too few to measure by: give at least 20")
+        enough(self, "compared", n=20, kept=20, compared=20)
 
 
 class Evaluation(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor
 from phin import models
 from phin.data.numbers import Numbers, held_out, random_strings
 from phin.errors import PhinError
+from phin.evaluation.plan import PromptPlan, enough
 from phin.evaluation.table import HEADING, percent
 from phin.metrics import reading
 from phin.models import Model, Watch
@@ -23,27 +24,14 @@ from phin.sampling import Guide
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(PromptPlan):
     """On how much a model is measured."""
 
-    n: int = 1000
-    """Random strings of one to five digits."""
-    n_unseen: int = 500
-    """Further strings, none of which was ever trained on; 0 leaves them out."""
     n_frechet: int = 2000
     """Cells for the Frechet distance: those of the first pictures that have as many."""
-    seed: int = 0
-    """Of the strings, of the real pictures, and of the sampler's noise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 10), ("n_unseen", 10), ("n_frechet", 50)):
-            value = getattr(self, name)
-            if value < least and (name, value) != ("n_unseen", 0):
-                raise PhinError(f"{name} = {value} is too few to measure by: give at least {least}")
-
-    def states(self, steps: int) -> int:
-        """How many states of samples there are to see, in so many steps."""
-        return (self.n + self.n_unseen) * steps
+        enough(self, "n_unseen", n=10, n_unseen=10, n_frechet=50)
 
 
 def evaluate(

@@ -20,6 +20,7 @@ from phin.data.number_words import LANGUAGES
 from phin.data.numbers import LONGEST, SIDE
 from phin.data.words import BLANK, Words, cells, random_numbers
 from phin.errors import PhinError
+from phin.evaluation.plan import PromptPlan, enough
 from phin.evaluation.table import HEADING, percent
 from phin.metrics.reading import Rate
 from phin.models import Model, Watch
@@ -32,25 +33,11 @@ INK = 10.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(PromptPlan):
     """On how much a model is measured."""
 
-    n: int = 1000
-    """Prompts of numbers that it was trained on."""
-    n_unseen: int = 500
-    """Prompts of numbers that it was not; 0 leaves them out."""
-    seed: int = 0
-    """Of the numbers, of the real pictures, and of the sampler's noise."""
-
     def __post_init__(self) -> None:
-        for name in ("n", "n_unseen"):
-            value = getattr(self, name)
-            if value < 20 and (name, value) != ("n_unseen", 0):
-                raise PhinError(f"{name} = {value} is too few to measure by: give at least 20")
-
-    def states(self, steps: int) -> int:
-        """How many states of samples there are to see, in so many steps."""
-        return (self.n + self.n_unseen) * steps
+        enough(self, "n_unseen", n=20, n_unseen=20)
 
 
 def evaluate(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from phin.data.base import some
 from phin.diffusion.denoiser import Denoise, Denoiser, Given
-from phin.diffusion.distill import Metric, consistency_target, ladder, progressive_target, squared, walk
+from phin.diffusion.distill import Metric, consistency_target, ladder, progressive_target, squared
 from phin.diffusion.level import SCALINGS, Level, vp
 from phin.diffusion.losses import stratified
 from phin.diffusion.noise import normal, stream
 from phin.diffusion.schedules import SCHEDULES
-from phin.diffusion.solvers import DDIM, DPMpp2M, Solver, sample
+from phin.diffusion.solvers import DDIM, DPMpp2M, Solver, sample, walk
 from phin.diffusion.weights import truncated_snr
 from phin.registry import build
 from phin.sampling import SampleConfig, guided
@@ -206,7 +206,7 @@ class ConsistencyDistilling(Distilling):
         z = self.noised(x, eps, log_snrs[rung])
         way = ladder(self.schedule, log_snrs[rung], log_snrs[rung + 1], self.steps)
         levels = Level(*(field.view(*field.shape, *[1] * (z.ndim - 1)).to(z) for field in way))
-        landed = walk(self.master(cond), self.solver, levels, z)
+        landed = walk(self.master(cond), self.solver, levels, z, torch.zeros_like)
         end = (rung + 1 == len(self.rungs)).to(z.device)
         return Start(cond, z, levels.at(0), landed, levels.at(-1), end)
 

@@ -9,7 +9,7 @@ from phin.diffusion.denoiser import Denoise, Prediction
 from phin.diffusion.guidance import classifier, classifier_free, clip, dynamic_threshold
 from phin.diffusion.level import Level, vp
 from phin.diffusion.schedules import Flow
-from phin.diffusion.solvers import DPMpp3M, Heun
+from phin.diffusion.solvers import DPMpp3M, Heun, walk
 from phin.oracle import Gaussian
 
 from .instruments import (
@@ -25,7 +25,6 @@ from .instruments import (
     number,
 )
 from .law import Case, law
-from .solvers import walk
 
 NULL = PLANE.denoise
 CLASS = PLANE.parts[1]

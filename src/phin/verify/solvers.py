@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from phin.diffusion.denoiser import Denoise, Prediction
+from phin.diffusion.denoiser import Prediction
 from phin.diffusion.level import SCALINGS, Level, vp
 from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.schedules import Cosine, Discrete, Flow, Linear
@@ -27,6 +27,7 @@ from phin.diffusion.solvers import (
     Solver,
     prior,
     sample,
+    walk,
 )
 from phin.diffusion.solvers.exponential import Node, integral
 from phin.oracle import Gaussian
@@ -66,13 +67,6 @@ def draws(solver: Solver) -> bool:
 
     solver.step(GAUSSIAN.denoise, torch.ones(1, 2).double(), at(0.0), at(1.0), noise, None)
     return bool(seen)
-
-
-def walk(denoise: Denoise, solver: Solver, levels: Level, z: Tensor, noise: Noise) -> Tensor:
-    """As `sample`, but the state at the last level."""
-    states = [z]
-    sample(denoise, solver, levels, z, noise, watch=lambda z, level: states.append(z))
-    return states[-1]
 
 
 @cache

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .ancestral import DDIM, Ancestral, MultistepConsistency
-from .base import Solver, Watch, evaluations, prior, sample
+from .base import Solver, Watch, evaluations, prior, sample, walk
 from .exponential import DPMpp2S, DPMpp3S
 from .langevin import AnnealedLangevin, Corrected, Corrector, Langevin, SNRLangevin
 from .multistep import DEIS, DPMpp2M, DPMpp3M, UniPC
@@ -47,6 +47,7 @@ __all__ = [
     "evaluations",
     "prior",
     "sample",
+    "walk",
 ]
 
 

@@ -46,6 +46,25 @@ Watch = Callable[[Tensor, Level], None]
 """Sees every state: (z, its level)."""
 
 
+def walk(
+    denoise: Denoise,
+    solver: Solver,
+    levels: Level,
+    z: Tensor,
+    noise: Noise = torch.randn_like,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Walk z down the ladder of levels: the state at the last one. Arguments as of `sample`."""
+    memory: Any = None
+    if watch is not None:
+        watch(z, levels.at(0))
+    for t, s in levels.steps():
+        z, memory = solver.step(denoise, z, t, s, noise, memory)
+        if watch is not None:
+            watch(z, s)
+    return z
+
+
 def sample(
     denoise: Denoise,
     solver: Solver,
@@ -54,7 +73,7 @@ def sample(
     noise: Noise = torch.randn_like,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Walk z down the ladder of levels, and return x̂ at its last.
+    """x̂ at the last level of the ladder, once z has walked down to it.
 
     N levels cost N evaluations with a one-evaluation solver, the final x̂ included (see `evaluations`); since
     that is the last act, no solver ever meets sigma = 0.
@@ -67,14 +86,7 @@ def sample(
         noise: Draws the noise of stochastic solvers, e.g. `seeded(seed, range(B))`.
         watch: Called with every state and its level, the start included.
     """
-    memory: Any = None
-    if watch is not None:
-        watch(z, levels.at(0))
-    for t, s in levels.steps():
-        z, memory = solver.step(denoise, z, t, s, noise, memory)
-        if watch is not None:
-            watch(z, s)
-    return denoise(z, levels.at(-1)).x
+    return denoise(walk(denoise, solver, levels, z, noise, watch), levels.at(-1)).x
 
 
 def prior(level: Level, like: Tensor, noise: Noise = torch.randn_like) -> Tensor:
