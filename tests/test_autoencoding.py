@@ -14,7 +14,7 @@ from latents import EACH, SMALL, model_of
 from torch import Tensor
 
 import phin
-from phin.data.base import WHOLE, Batch, Which
+from phin.data.base import WHOLE, Batch, Endless, Which
 from phin.diffusion.bound import to_bits
 from phin.diffusion.noise import seeded, stream
 from phin.errors import PhinError
@@ -34,17 +34,11 @@ BATCH = 12
 DIMS = 96
 
 
-class Sheets:
+class Sheets(Endless):
     """Labelled 8-bit pictures of 8 x 12, drawn as needed; the label is how bright they are."""
 
     name, shape, classes, vocabulary, eight_bit = "sheets", (1, 8, 12), 4, 0, True
     class_names = tuple("0123")
-
-    def count(self, which: Which) -> int | None:
-        return None
-
-    def fewest(self, size: int) -> int:
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         return self._batch(stream(seed, "sheets", step), size, rows)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,19 +19,9 @@ from phin.errors import PhinError
 SPLITS: tuple[Which, ...] = ("train", "valid", "test")
 
 
-def writing(first: int, count: int) -> Part:
-    """Squares of one value each, whose last decimal is the digit and whose others tell the copies apart."""
-    values = torch.arange(first, first + count, dtype=torch.uint8)
-    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
-    images[:, :, 4:24, 4:24] = values[:, None, None, None]
-    return Part(images, values % 10)
-
-
 @pytest.fixture(scope="module")
 def data() -> Numbers:
-    """Digits 10 to 79 are for training, 80 to 159 for validation, 160 to 249 for tests."""
-    ranges = ((10, 70), (80, 80), (160, 90))
-    return Numbers({which: Handwriting(writing(*r)) for which, r in zip(SPLITS, ranges, strict=True)})
+    return Numbers(tiny.handwriting())
 
 
 def bytes_of(x: torch.Tensor) -> np.ndarray:

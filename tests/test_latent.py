@@ -19,7 +19,7 @@ import phin
 from phin import data as datasets
 from phin import models, nll
 from phin.cli import main
-from phin.data.base import Batch, some
+from phin.data.base import Batch, Endless, some
 from phin.data.encoded import Encoded
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.noise import normal, seeded
@@ -239,16 +239,10 @@ def test_what_is_made_as_needed_is_encoded_as_needed(runs: dict[str, Path], tmp_
     assert found.count("train") is None
 
 
-class Sheets:
+class Sheets(Endless):
     """4 x 4 pictures, drawn as needed."""
 
     name, shape, classes, vocabulary, class_names, eight_bit = "sheets", (1, 4, 4), 0, 0, (), False
-
-    def count(self, which: str) -> int | None:
-        return None
-
-    def fewest(self, size: int) -> int:
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = slice(None)) -> Batch:
         return Batch(normal(seed, "sheets", range(step * size, (step + 1) * size), (1, 4, 4))[rows], {}, size)

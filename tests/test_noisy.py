@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phin.data.augment import Augmentation
-from phin.data.base import Batch, Which
+from phin.data.base import Batch, Endless, Which
 from phin.diffusion.denoiser import Prediction
 from phin.diffusion.guidance import classifier
 from phin.diffusion.level import Level, vp
@@ -33,17 +33,11 @@ MIXTURE = Mixture.of(
 )
 
 
-class Shades:
+class Shades(Endless):
     """The two classes, as a data set."""
 
     name, shape, classes, vocabulary = "shades", (1, SIDE, SIDE), 2, 0
     class_names, eight_bit = ("dark", "light"), False
-
-    def count(self, which: Which) -> int | None:
-        return None
-
-    def fewest(self, size: int) -> int:
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = slice(None)) -> Batch:
         rng = stream(seed, "shades", step)

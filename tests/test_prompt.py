@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from test_words import writing
+from tiny import writing
 from torch import nn
 
 import phin

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import phin.data
 from phin.data.augment import Augmentation
-from phin.data.base import WHOLE, Batch, Which
+from phin.data.base import WHOLE, Batch, Endless, Which
 from phin.diffusion.denoiser import Denoise, Denoiser, Given
 from phin.diffusion.losses import denoising_loss
 from phin.diffusion.noise import Noise, normal, stream
@@ -32,7 +32,7 @@ VIEWS = Augmentation()
 
 
 @dataclass(frozen=True)
-class Sheets:
+class Sheets(Endless):
     """Labelled 4 x 4 pictures, drawn as needed."""
 
     draw: Callable[[np.random.Generator, int], Tensor] = lambda rng, n: torch.from_numpy(
@@ -44,12 +44,6 @@ class Sheets:
     vocabulary: int = 0
     class_names: tuple[str, ...] = tuple("0123456789")
     eight_bit: bool = False
-
-    def count(self, which: Which) -> int | None:
-        return None
-
-    def fewest(self, size: int) -> int:
-        return size
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         return self._batch(stream(seed, "sheets", step), size, rows)

@@ -13,7 +13,7 @@ import tiny
 import torch
 from PIL import Image
 from test_prompt import WORDS
-from test_words import writing
+from tiny import writing
 from torch import Tensor
 
 import phin

@@ -4,14 +4,15 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import phin.data
-from phin.data.base import Part, Which
+from phin.data.base import Which
 from phin.data.number_words import LANGUAGES, MOST
-from phin.data.numbers import Handwriting, held_out
+from phin.data.numbers import held_out
 from phin.data.words import ALPHABET, BLANK, Words, cells, random_numbers
 from phin.errors import PhinError
 
@@ -19,19 +20,9 @@ SPLITS: tuple[Which, ...] = ("train", "valid", "test")
 SAID = {say(number): number for say in LANGUAGES.values() for number in range(MOST + 1)}
 
 
-def writing(first: int, count: int) -> Part:
-    """Squares of one value each, whose last decimal is the digit and whose others tell the copies apart."""
-    values = torch.arange(first, first + count, dtype=torch.uint8)
-    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
-    images[:, :, 4:24, 4:24] = values[:, None, None, None]
-    return Part(images, values % 10)
-
-
 @pytest.fixture(scope="module")
 def data() -> Words:
-    """Digits 10 to 79 are for training, 80 to 159 for validation, 160 to 249 for tests."""
-    ranges = ((10, 70), (80, 80), (160, 90))
-    return Words({which: Handwriting(writing(*r)) for which, r in zip(SPLITS, ranges, strict=True)})
+    return Words(tiny.handwriting())
 
 
 def values(x: torch.Tensor) -> np.ndarray:

@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from phin.data.base import Part, Which
+from phin.data.numbers import Handwriting
 from phin.nets.classifier import ClassifierConfig
 from phin.nets.mlp import MLPConfig
 from phin.nets.unet import UNetConfig
@@ -35,6 +37,20 @@ FACTS = {
     READER: Facts((1, 28, 28), 10, 0, DIGITS, True),
     NOISY: Facts((1, 8, 8), 10, 0, DIGITS, False),
 }
+
+
+def writing(first: int, count: int) -> Part:
+    """Squares of one value each, whose last decimal is the digit and whose others tell the copies apart."""
+    values = torch.arange(first, first + count, dtype=torch.uint8)
+    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    images[:, :, 4:24, 4:24] = values[:, None, None, None]
+    return Part(images, values % 10)
+
+
+def handwriting() -> dict[Which, Handwriting]:
+    """Digits 10 to 79 are for training, 80 to 159 for validation, 160 to 249 for tests."""
+    ranges: dict[Which, tuple[int, int]] = {"train": (10, 70), "valid": (80, 80), "test": (160, 90)}
+    return {which: Handwriting(writing(*squares)) for which, squares in ranges.items()}
 
 
 def randomise(model: nn.Module) -> None:
