@@ -15,6 +15,7 @@ from torch import Tensor
 
 import phin
 from phin.data.base import WHOLE, Batch, Endless, Which
+from phin.data.words import Words
 from phin.diffusion.bound import to_bits
 from phin.diffusion.noise import seeded, stream
 from phin.errors import PhinError
@@ -326,5 +327,9 @@ def test_data_and_likelihood_must_fit() -> None:
         replace(VAE, data="moons").model(tiny.FACTS[tiny.POINTS])
     with pytest.raises(PhinError, match="numbers has texts"):
         replace(VAE, data="numbers").facts(phin.data.load("numbers"))  # pyright: ignore
+    words = Words(tiny.handwriting())
+    with pytest.raises(PhinError, match="words has texts"):
+        replace(VAE, data="words").facts(words)  # pyright: ignore
+    assert replace(VAE, data="words", drop=1.0).facts(words).alphabet is None  # pyright: ignore
     with pytest.raises(PhinError, match=r"free = 0.1 is of divergences, and a chain's terms are estimates"):
         replace(FAMILY["chain"], free=0.1)

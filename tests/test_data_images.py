@@ -318,10 +318,13 @@ def test_palettes_are_colour(tmp_path: Path) -> None:
 def test_a_new_image_does_not_move_the_others_between_splits(tmp_path: Path) -> None:
     for i in range(40):
         save(tmp_path / f"{i}.png", i)
-    before = set(numbers_of(load(tmp_path).split("test").x))
-    save(tmp_path / "new.png", 99)
-    assert before <= {*numbers_of(load(tmp_path).split("test").x), 99} | before
-    assert len(before - set(numbers_of(load(tmp_path).split("test").x))) <= 1
+    before, after = {}, {}
+    for found in (before, after):
+        data = load(tmp_path)
+        found |= {which: {*numbers_of(data.split(which).x)} - {99} for which in ("train", "valid", "test")}
+        save(tmp_path / "new.png", 99)
+    assert set.union(*after.values()) == set.union(*before.values()) == set(range(40))
+    assert all(len(before[which] - after[which]) <= 1 for which in before)  # one over each border, at most
 
 
 @pytest.mark.parametrize("images", [0, 2])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import phin.data
+from phin.data import points
 from phin.data.points import Points
 
 N = 200_000
@@ -78,6 +79,21 @@ def test_moons_are_half_circles() -> None:
     off = np.where(abs(upper - 1) < abs(lower - 1), upper, lower) - 1
     assert abs(off).max() < 0.3
     assert off.std() == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize("name", [*SETS, "sines", "angles", "digits"])
+def test_a_smaller_choice_is_the_beginning_of_a_larger_one(name: str) -> None:
+    """In any number, that of a block and more included."""
+    data = phin.data.load(name)
+    sizes = [1, 7, 20]
+    if name != "digits":
+        sizes += [0, points.SPLIT, points.SPLIT + 3, 2 * points.SPLIT + 5]
+    most = data.split("test", sizes[-1], seed=2)
+    for n in sizes:
+        found = data.split("test", n, seed=2)
+        assert (len(found.x), found.total) == (n, n)
+        assert torch.equal(found.x, most.x[:n])
+    assert len(most.x.unique(dim=0)) == sizes[-1]  # no block comes twice
 
 
 def test_a_new_set_is_one_function() -> None:

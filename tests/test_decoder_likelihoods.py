@@ -203,6 +203,7 @@ def test_entries_are_built_from_text_and_each_is_tested_here() -> None:
     assert {type(likelihood) for likelihood in ALL} == set(LIKELIHOODS.values())
     assert build("discretized_logistic(5)", LIKELIHOODS, "likelihood") == DiscretizedLogistic(5)
     assert build("gaussian(0.1)", LIKELIHOODS, "likelihood") == Gaussian(0.1)
-    for text in ("gaussian(0)", "laplace(-1)", "discretized_logistic(0)"):
-        with pytest.raises(PhinError, match=r"at least 1 part|must be positive"):
+    parts = [f"discretized_logistic({mixed})" for mixed in ("0", "2.5", "101")]
+    for text in ("gaussian(0)", "laplace(-1)", *parts):
+        with pytest.raises(PhinError, match=r"1 to 100 parts|must be positive|not understood"):
             build(text, LIKELIHOODS, "likelihood")

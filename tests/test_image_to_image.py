@@ -147,6 +147,7 @@ def test_a_degraded_set_gives_the_pictures_and_what_is_left_of_them(
         ({"data": "moons"}, "moons has none such"),
         ({"data": "sines"}, "sines has none such"),
         ({"drop": 1.0}, "drop 1 tells nothing"),
+        ({"drop": 0.5, "labels": True}, "drop 0.5 beside degrade leaves out twice as many labels"),
         ({"degrade": None}, "for a model that is told nothing, give drop 1"),
         ({"autoencoder": "runs/a", "sample": SampleConfig(threshold="none")}, "of pixels, not of latents"),
     ],

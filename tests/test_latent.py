@@ -19,6 +19,8 @@ import phin
 from phin import data as datasets
 from phin import models, nll
 from phin.cli import main
+from phin.data import encoded as encoding
+from phin.data import folder
 from phin.data.base import Batch, Endless, some
 from phin.data.encoded import Encoded
 from phin.diffusion.denoiser import Denoiser
@@ -228,6 +230,35 @@ def test_training_images_are_encoded_once(latents: Encoded) -> None:
         counted.train(0, step, 20)
     count = datasets.load("digits").count("train")
     assert sum(calls) == count
+
+
+def test_images_of_the_disk_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, and never again: a training step of latents reads none."""
+    for i in range(50):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 5 * i).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+    kept = datasets.load(f"folder:{tmp_path}")
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    stored, space = datasets.load(f"folder:{tmp_path}"), random_latents()
+    monkeypatch.setattr(encoding, "BATCH", 16)
+    read, at_once = folder.read, list[int]()
+
+    def counted(path: Path) -> np.ndarray:
+        at_once[-1] += 1
+        return read(path)
+
+    encode = space.encode
+    monkeypatch.setattr(folder, "read", counted)
+    monkeypatch.setattr(type(space), "encode", lambda self, x: (at_once.append(0), encode(x))[1])
+    at_once.append(0)
+    found = Encoded(stored, space)
+    batch = found.train(0, 0, 12)
+    assert at_once == [16, 16, 8, 0]
+    found.train(0, 1, 12)
+    assert sum(at_once) == 40
+    expected = Encoded(kept, space).train(0, 0, 12)
+    torch.testing.assert_close(batch.x, expected.x)
+    assert batch.cond["label"].tolist() == expected.cond["label"].tolist()
 
 
 def test_what_is_made_as_needed_is_encoded_as_needed(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -91,6 +91,55 @@ class Endless:
         return size
 
 
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A data set made of another: what is not said otherwise is as of that one.
+
+    Args:
+        pixels: The other one.
+    """
+
+    pixels: Data
+
+    @property
+    def name(self) -> str:
+        """As of the data."""
+        return self.pixels.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the data."""
+        return self.pixels.shape
+
+    @property
+    def classes(self) -> int:
+        """As of the data."""
+        return self.pixels.classes
+
+    @property
+    def vocabulary(self) -> int:
+        """As of the data."""
+        return self.pixels.vocabulary
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As of the data."""
+        return self.pixels.class_names
+
+    @property
+    def eight_bit(self) -> bool:
+        """As of the data."""
+        return self.pixels.eight_bit
+
+    def count(self, which: Which) -> int | None:
+        """As of the data."""
+        return self.pixels.count(which)
+
+    def fewest(self, size: int) -> int:
+        """As of the data."""
+        return self.pixels.fewest(size)
+
+
 def some(data: Data, which: Which, n: int) -> Batch:
     """`n` examples of a split, or all that a small set has."""
     count = data.count(which)
@@ -175,6 +224,10 @@ class Images:
     @property
     def shape(self) -> tuple[int, ...]:
         """One image, (C, H, W)."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:  # for which one may have to be read
         return tuple(self.splits["train"][:1].images.shape[1:])
 
     @property
@@ -195,11 +248,14 @@ class Images:
         """As many as it is to have."""
         return size
 
-    def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
-        """Rows of the images step * size .. (step + 1) * size - 1 of the endless shuffled stream."""
-        part = self.splits["train"]
+    def order(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Int[np.ndarray, " n"]:
+        """Which training images `train` gives: step * size .. (step + 1) * size - 1 of an endless stream."""
         positions = np.arange(step * size, (step + 1) * size)[rows]
-        return self._batch(part[shuffled(seed, positions, len(part))], size)
+        return shuffled(seed, positions, len(self.splits["train"]))
+
+    def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
+        """Rows of a batch of the endless shuffled stream of images."""
+        return self._batch(self.splits["train"][self.order(seed, step, size, rows)], size)
 
     def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
         """The whole split in its own order, or `n` images of it drawn by `seed` without repetition.

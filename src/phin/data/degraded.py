@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phin.data.base import WHOLE, Batch, Data, Which
-from phin.data.numbers import Numbers
+from phin.data.base import WHOLE, Batch, Derived, Which
 from phin.data.words import Words
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
@@ -147,11 +146,11 @@ def condition(given: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c_and
 
 
 @dataclass(frozen=True, eq=False)
-class Degraded:
+class Degraded(Derived):
     """A data set of pictures in which what is left of each is its condition `image`, beside its label.
 
     Args:
-        pictures: The data.
+        pixels: The data.
         degradation: What is left.
         labels: Whether the labels are kept, of data that have any.
 
@@ -159,12 +158,11 @@ class Degraded:
         PhinError: Data that have no pictures, or texts to them; sides that do not fit the degradation.
     """
 
-    pictures: Data
     degradation: Degradation
     labels: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.pictures.shape) != 3 or isinstance(self.pictures, Numbers | Words):
+        if len(self.shape) != 3 or self.vocabulary or isinstance(self.pixels, Words):
             raise PhinError(
                 f"degrade is for pictures, with labels or without, and {self.name} has none such: leave it "
                 "out, or take other data, such as mnist or folder:PATH"
@@ -172,51 +170,23 @@ class Degraded:
         self.degradation.size(self.shape)
 
     @property
-    def name(self) -> str:
-        """That of the data."""
-        return self.pictures.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """One whole picture (C, H, W)."""
-        return self.pictures.shape
-
-    @property
     def classes(self) -> int:
         """As of the data, if labels are kept."""
-        return self.pictures.classes if self.labels else 0
-
-    @property
-    def vocabulary(self) -> int:
-        """None."""
-        return 0
+        return self.pixels.classes if self.labels else 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """As of the data, if labels are kept."""
-        return self.pictures.class_names if self.labels else ()
-
-    @property
-    def eight_bit(self) -> bool:
-        """As of the data."""
-        return self.pictures.eight_bit
-
-    def count(self, which: Which) -> int | None:
-        """As of the data."""
-        return self.pictures.count(which)
-
-    def fewest(self, size: int) -> int:
-        """As of the data."""
-        return self.pictures.fewest(size)
+        return self.pixels.class_names if self.labels else ()
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """The examples that the data would give; what is hidden of one goes by its place in the run."""
-        batch = self.pictures.train(seed, step, size, rows)
+        batch = self.pixels.train(seed, step, size, rows)
         return self._told(batch, stream(seed, "hidden", step).random((batch.total, 4))[rows])
 
     def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
         """The examples that the data would give, of which always the same is hidden."""
-        batch = self.pictures.split(which, n, seed)
+        batch = self.pixels.split(which, n, seed)
         return self._told(batch, stream(seed, f"hidden {which}").random((len(batch.x), 4)))
 
     def _told(self, batch: Batch, draws: Float[np.ndarray, "batch 4"]) -> Batch:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phin.data.base import WHOLE, Batch, Data, Images, Which, from_integers, shuffled
+from phin.data.base import WHOLE, Batch, Data, Derived, Images, Which, from_integers
 from phin.diffusion.noise import normal
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(Derived):
     """A data set whose examples are latents: each time one is seen, they are drawn anew.
 
     The training images of a fixed set are encoded once, when the first is asked for, all of them in their own
@@ -43,14 +42,7 @@ class Encoded:
         encoder: What encodes them.
     """
 
-    pixels: Data
     encoder: Encoder
-    eight_bit: bool = False
-
-    @property
-    def name(self) -> str:
-        """That of the data."""
-        return self.pixels.name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,49 +50,29 @@ class Encoded:
         return self.encoder.shape(self.pixels.shape)
 
     @property
-    def classes(self) -> int:
-        """As of the data."""
-        return self.pixels.classes
-
-    @property
-    def vocabulary(self) -> int:
-        """As of the data."""
-        return self.pixels.vocabulary
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """As of the data."""
-        return self.pixels.class_names
-
-    def count(self, which: Which) -> int | None:
-        """As of the data."""
-        return self.pixels.count(which)
-
-    def fewest(self, size: int) -> int:
-        """As of the data."""
-        return self.pixels.fewest(size)
+    def eight_bit(self) -> bool:
+        """Latents are none."""
+        return False
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Latents of the examples that the data would give, each drawn by its place in the run."""
-        x, cond, total = self.pixels.train(seed, step, size, rows)
         if isinstance(self.pixels, Images):
-            positions = np.arange(step * size, (step + 1) * size)[rows]
-            order = torch.from_numpy(shuffled(seed, positions, len(self.pixels.splits["train"])))
+            order = torch.from_numpy(self.pixels.order(seed, step, size, rows))
             mean, log_var = (part[order] for part in self._known)
+            labels, total = self.pixels.splits["train"].labels, size
+            cond = {} if labels is None else {"label": labels[order].long()}
         else:
+            x, cond, total = self.pixels.train(seed, step, size, rows)
             mean, log_var = self.encoder.encode(x)
         places = [step * size + place for place in range(*rows.indices(total))]
-        noise = normal(seed, "posterior", places, self._latents(x))
-        return Batch(_drawn(mean, log_var, noise), cond, total)
+        return Batch(_drawn(mean, log_var, normal(seed, "posterior", places, mean.shape[1:])), cond, total)
 
     def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
         """Latents of the examples that the data would give, always drawn in the same way."""
         x, cond, total = self.pixels.split(which, n, seed)
-        noise = normal(seed, f"posterior {which}", range(len(x)), self._latents(x))
-        return Batch(_drawn(*self.encoder.encode(x), noise), cond, total)
-
-    def _latents(self, x: Tensor) -> tuple[int, ...]:
-        return self.encoder.shape(tuple(x.shape[1:]))
+        mean, log_var = self.encoder.encode(x)
+        noise = normal(seed, f"posterior {which}", range(len(x)), mean.shape[1:])
+        return Batch(_drawn(mean, log_var, noise), cond, total)
 
     @cached_property
     def _known(self) -> tuple[Float[Tensor, "n c *sides"], Float[Tensor, "n c *sides"]]:

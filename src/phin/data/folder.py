@@ -96,7 +96,7 @@ def _find(root: Path) -> tuple[list[str], tuple[str, ...]]:
     for name in _children(root, lambda child: child.is_dir()):
         files = (
             (Path(folder, file).relative_to(root).as_posix(), file)
-            for folder, _, files in os.walk(root / name)
+            for folder, _, files in os.walk(root / name, onerror=_refuse)
             for file in files
         )
         below[name] = [file for file, last in files if _is_picture(last) and (root / file).is_file()]
@@ -107,6 +107,11 @@ def _find(root: Path) -> tuple[list[str], tuple[str, ...]]:
             "put all into sub-folders (one a class) or none"
         )
     return own or [file for files in below.values() for file in files], class_names
+
+
+def _refuse(error: OSError) -> None:
+    """For `os.walk`, which would pass over folders that cannot be read."""
+    raise error
 
 
 def _children(root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:

@@ -51,7 +51,7 @@ def tokens(string: str) -> Int64[Tensor, " length"]:
 
 
 @lru_cache(maxsize=3 * LONGEST)
-def _numbers(length: int, unseen: bool | None) -> Int[np.ndarray, " n"]:
+def strings(length: int, unseen: bool | None) -> Int[np.ndarray, " n"]:
     """The strings of a length, as integers: all, those held out, or those trained on."""
     every = np.arange(10**length)
     if unseen is None:
@@ -68,12 +68,12 @@ def random_strings(n: int, seed: int, held_out: bool | None = None) -> list[str]
         held_out: Only strings never trained on (three to five digits), only strings trained on, or all.
     """
     lengths = range(3 if held_out else 1, LONGEST + 1)
-    strings: list[str] = []
+    chosen: list[str] = []
     for which, place in stream(seed, f"strings {held_out}").random((n, 2)):
         length = lengths[int(which * len(lengths))]
-        numbers = _numbers(length, held_out)
-        strings.append(f"{numbers[int(place * len(numbers))]:0{length}d}")
-    return strings
+        numbers = strings(length, held_out)
+        chosen.append(f"{numbers[int(place * len(numbers))]:0{length}d}")
+    return chosen
 
 
 def compose(
@@ -190,7 +190,7 @@ class Numbers(Endless):
     def _batch(
         self, which: Which, length: int, draws: NDArray[np.float64], total: int, unseen: bool | None
     ) -> Batch:
-        numbers = _numbers(length, unseen)
+        numbers = strings(length, unseen)
         chosen = numbers[(draws[:, 0] * len(numbers)).astype(np.int64)]
         digits = chosen[:, None] // 10 ** np.arange(length)[::-1] % 10
         pictures = self.handwriting[which].pictures(digits, draws[:, 1:])

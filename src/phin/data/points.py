@@ -31,14 +31,16 @@ class Points(Endless):
 
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         """Fresh points at every step."""
-        return self._batch(stream(seed, f"{self.name} train", step), size, rows)
+        drawn = self.draw(stream(seed, f"{self.name} train", step), size)[rows]
+        return Batch(torch.from_numpy(drawn.astype(np.float32)), {}, size)
 
     def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
         """Points apart from those of training, even for "train": the same distribution."""
-        return self._batch(stream(seed, f"{self.name} split {which}"), n or SPLIT)
-
-    def _batch(self, rng: np.random.Generator, size: int, rows: slice = WHOLE) -> Batch:
-        return Batch(torch.from_numpy(self.draw(rng, size)[rows].astype(np.float32)), {}, size)
+        n = SPLIT if n is None else n
+        # What is drawn depends on how much is: so always as much at once, and the first ones stay the same.
+        blocks = range(max(1, math.ceil(n / SPLIT)))
+        drawn = [self.draw(stream(seed, f"{self.name} split {which}", k), SPLIT) for k in blocks]
+        return Batch(torch.from_numpy(np.concatenate(drawn)[:n].astype(np.float32)), {}, n)
 
 
 def swiss_roll(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n 2"]:

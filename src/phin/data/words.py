@@ -20,7 +20,7 @@ from torch import Tensor
 from phin.data import mnist
 from phin.data.base import WHOLE, Batch, Endless, Entry, Which, from_integers, with_validation
 from phin.data.number_words import LANGUAGES
-from phin.data.numbers import LONGEST, SIDE, Handwriting, held_out
+from phin.data.numbers import LONGEST, SIDE, Handwriting, strings
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
 
@@ -80,10 +80,8 @@ def cells(numbers: Iterable[int]) -> Int64[Tensor, "n cells"]:
 @lru_cache(maxsize=3 * LONGEST)
 def _numbers(length: int, unseen: bool | None) -> Int[np.ndarray, " n"]:
     """The numbers of so many digits: all, those held out, or those trained on."""
-    every = np.arange(10 ** (length - 1) if length > 1 else 0, 10**length)
-    if unseen is None:
-        return every
-    return every[np.array([held_out(str(number)) for number in every]) == unseen]
+    every = strings(length, unseen)
+    return every[every >= (10 ** (length - 1) if length > 1 else 0)]
 
 
 def _chosen(
@@ -92,13 +90,8 @@ def _chosen(
     """Numbers by draws in [0, 1): the length uniform, then the number uniform among those of its length."""
     lengths = range(3 if unseen else 1, LONGEST + 1)
     pools = [_numbers(length, unseen) for length in lengths]
-    return np.array(
-        [
-            pools[int(a * len(pools))][int(b * len(pools[int(a * len(pools))]))]
-            for a, b in zip(which, place, strict=True)
-        ],
-        dtype=np.int64,
-    )
+    chosen = (pools[int(a * len(pools))] for a in which)
+    return np.array([pool[int(b * len(pool))] for pool, b in zip(chosen, place, strict=True)], dtype=np.int64)
 
 
 def random_numbers(n: int, seed: int, held_out: bool | None = None) -> list[int]:

@@ -28,7 +28,7 @@ from phin.families.elbo import Normal, Path, chain
 from phin.families.likelihood import Likelihood
 from phin.families.vae import check
 from phin.nets.precision import autocast
-from phin.nets.resnet import Crown, Down, Head, LabelEmbedding, Modulated, Stack, Stem, Up, resolutions
+from phin.nets.resnet import Head, LabelEmbedding, Modulated, pyramid, resolutions
 from phin.nets.unet import Convolution
 
 BATCH = 512  # pictures that are encoded at once
@@ -106,16 +106,9 @@ class KLConfig:
         if classes:
             raise PhinError("an autoencoder for latent diffusion is told no labels: give drop 1")
         inputs, *sides = shape
-        dims, width, first, last = len(sides), max(self.channels), self.channels[0], self.channels[-1]
-
-        def stack(channels: int) -> Stack:
-            return Stack(dims, channels, self.blocks, width)
-
-        falling: list[nn.Module] = [Stem(dims, self.patch, inputs, first), stack(first)]
-        rising: list[nn.Module] = [stack(first), Crown(dims, self.patch, first, likelihood.numbers * inputs)]
-        for before, channels in zip(self.channels, self.channels[1:], strict=False):
-            falling += [Down(dims, before, channels), stack(channels)]
-            rising = [stack(channels), Up(dims, channels, before), *rising]
+        dims, width, last = len(sides), max(self.channels), self.channels[-1]
+        outputs = likelihood.numbers * inputs
+        falling, rising = pyramid(dims, self.patch, self.channels, self.blocks, inputs, outputs)
         encoder = Modulated(*falling, Head(last, 2 * self.latents))
         decoder = Modulated(Convolution(dims, self.latents, last), *rising)
         lowest = (*self.sides(sides), self.latents)

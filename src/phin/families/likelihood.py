@@ -202,8 +202,8 @@ class DiscretizedLogistic(Likelihood):
     eight_bit = True
 
     def __post_init__(self) -> None:
-        if self.mixed < 1:
-            raise PhinError(f"mixed = {self.mixed}: a mixture has at least 1 part")
+        if not 1 <= self.mixed <= 100:
+            raise PhinError(f"mixed = {self.mixed}: a mixture has 1 to 100 parts")
 
     @property
     def numbers(self) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from phin.errors import PhinError
 from phin.families.autoencoder import Chain
 from phin.families.likelihood import Likelihood
-from phin.nets.resnet import Crown, Down, Head, LabelEmbedding, Modulated, Stack, Stem, Up, resolutions
+from phin.nets.resnet import Head, LabelEmbedding, Modulated, pyramid, resolutions
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,9 @@ class VAEConfig:
             PhinError: A side that the resolutions do not divide.
         """
         inputs, *sides = shape
-        dims, width, (first, *others) = len(sides), max(self.channels), self.channels
+        dims, width, outputs = len(sides), max(self.channels), likelihood.numbers * inputs
         lowest = (*resolutions(sides, self.patch, len(self.channels))[-1], self.channels[-1])
-
-        def stack(channels: int) -> Stack:
-            return Stack(dims, channels, self.blocks, width)
-
-        falling: list[nn.Module] = [Stem(dims, self.patch, inputs, first), stack(first)]
-        rising: list[nn.Module] = [stack(first), Crown(dims, self.patch, first, likelihood.numbers * inputs)]
-        for before, channels in zip(self.channels, others, strict=False):
-            falling += [Down(dims, before, channels), stack(channels)]
-            rising = [stack(channels), Up(dims, channels, before), *rising]
+        falling, rising = pyramid(dims, self.patch, self.channels, self.blocks, inputs, outputs)
         falling += [nn.Flatten(1), Head(math.prod(lowest), 2 * self.latents)]
         rising = [nn.Linear(self.latents, math.prod(lowest)), nn.Unflatten(1, lowest), *rising]
         label = LabelEmbedding(classes, width)

@@ -5,6 +5,7 @@ position, and all blocks are modulated by the label.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,31 @@ class Crown(nn.Module):
 
     def forward(self, h: Float[Tensor, "b *fewer d"]) -> Float[Tensor, "b c *sides"]:
         return unfold(self.head(h), self.patch).movedim(-1, 1)
+
+
+def pyramid(
+    dims: int, patch: int, channels: tuple[int, ...], blocks: int, inputs: int, outputs: int
+) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Layers from pictures to the features of the lowest resolution, and others from there to pictures.
+
+    Args:
+        dims: Dimensions of a picture.
+        patch: Side of the patches that are folded into channels before the first resolution.
+        channels: Of each resolution.
+        blocks: Residual blocks of each resolution, on either side.
+        inputs: Channels of the pictures that are read.
+        outputs: Of those that are made.
+    """
+
+    def stack(count: int) -> Stack:
+        return Stack(dims, count, blocks, max(channels))
+
+    falling: list[nn.Module] = [Stem(dims, patch, inputs, channels[0]), stack(channels[0])]
+    rising: list[nn.Module] = [stack(channels[0]), Crown(dims, patch, channels[0], outputs)]
+    for before, count in pairwise(channels):
+        falling += [Down(dims, before, count), stack(count)]
+        rising = [stack(count), Up(dims, count, before), *rising]
+    return falling, rising
 
 
 def resolutions(sides: Sequence[int], patch: int, count: int) -> list[tuple[int, ...]]:

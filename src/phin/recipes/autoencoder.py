@@ -67,11 +67,12 @@ class AutoencoderRecipe(Recipe):
 
     def facts(self, data: Data) -> Facts:
         """What the model has to know of its data."""
-        if data.vocabulary:
+        facts = Facts.of(data).unconditional() if self.drop == 1 else Facts.of(data)
+        if data.vocabulary or facts.alphabet:
             raise PhinError(
                 f"an autoencoder is told labels, and {self.data} has texts: take a diffusion model's recipe"
             )
-        return Facts.of(data).unconditional() if self.drop == 1 else Facts.of(data)
+        return facts
 
     def model(self, facts: Facts) -> Autoencoder:
         """The untrained model."""

@@ -133,6 +133,11 @@ class DiffusionRecipe(Recipe):
             self._check_latent()
         if self.degradation is not None and self.drop == 1:
             raise PhinError(f"degrade {self.degrade} is what the model is told, and drop 1 tells nothing")
+        if self.degradation is not None and self.labels and self.drop >= 0.5:
+            raise PhinError(
+                f"drop {self.drop} beside degrade leaves out twice as many labels, which is all: give less, "
+                "or no labels"
+            )
         if self.degradation is None and not self.labels:
             raise PhinError(
                 "labels are left out beside degrade; for a model that is told nothing, give drop 1"
@@ -419,7 +424,7 @@ recipes: dict[str, Recipe] = {
         data="words",
         net=UNetConfig(channels=(64, 128)),
         lessons=4,
-        train=TrainConfig(minutes=75, batch=32, lr=2e-3),
+        train=TrainConfig(minutes=75, batch=32, lr=4e-3),
     ),
     "digits": DiffusionRecipe(
         data="digits", net=UNetConfig(channels=(64, 128)), train=TrainConfig(minutes=2)

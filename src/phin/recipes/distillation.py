@@ -204,7 +204,7 @@ def student(
         raise PhinError(f"method {method} has no {min(unknown)}; it has {', '.join(known)}")
     _, recipe, facts = taught(source)
     scale = recipe.sample.guidance if guidance is None else guidance
-    if scale != 1 and not (facts.classes or facts.vocabulary or facts.alphabet):
+    if scale != 1 and not (facts.classes or facts.vocabulary or facts.alphabet or recipe.degrade):
         if guidance is not None:
             raise PhinError(f"{source} is told nothing that could guide it: leave guidance {guidance:g} out")
         scale = 1.0
