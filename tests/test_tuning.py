@@ -16,7 +16,7 @@ from phin.diffusion.level import SCALINGS
 from phin.diffusion.noise import seeded
 from phin.diffusion.parameterization import PARAMETERIZATIONS
 from phin.diffusion.schedules import SCHEDULES
-from phin.diffusion.solvers import prior
+from phin.diffusion.solvers import SOLVERS, evaluations, prior
 from phin.errors import PhinError
 from phin.recipes.distillation import Consistency
 from phin.registry import build
@@ -26,7 +26,7 @@ from phin.tuning import APART, Paths, Tuned, knots, placed, tune
 
 def test_levels_are_moved_to_where_the_distance_is_least() -> None:
     """A distance whose minimum is known, inside of the range, and one that pulls a level out of it."""
-    best = torch.tensor([-9, -4.2, 0.3, 2.1, 8]).double()
+    best = torch.tensor([-9, -7.2, -3.1, -0.9, 8]).double()  # some of it many moves away
     found = placed(lambda ladder: float((ladder - best).square().sum()), torch.linspace(-9, 8, 5).double())
     torch.testing.assert_close(found, best, rtol=0, atol=0.125)  # half of the last move
     pulled = placed(lambda ladder: float(-ladder[1]), torch.tensor([-9, 0, 1, 8]).double())
@@ -42,6 +42,14 @@ def test_a_ladder_is_said_as_a_grid() -> None:
     assert knots(ladder) == "knots(7.000, 0.125, -1.000, -8.250)"
     levels = build(knots(ladder), SCHEDULES, "schedule", SCALINGS).levels(4)
     assert torch.equal(levels.log_snr, ladder)
+
+
+@pytest.mark.parametrize("name", tuning.CANDIDATES)
+def test_so_many_steps_are_so_many_calls(name: str) -> None:
+    """Of every candidate, or else one would win by calls that others are not allowed."""
+    levels = build("cosine", SCHEDULES, "schedule", SCALINGS)
+    solver = build(name, SOLVERS, "solver")
+    assert [evaluations(solver, levels.levels(steps)) for steps in (2, 3, 4, 10)] == [2, 3, 4, 10]
 
 
 class Narrow(torch.nn.Module):
@@ -80,6 +88,56 @@ def test_the_paths_end_where_the_ode_of_a_gaussian_does(exact: models.Model) -> 
     torch.testing.assert_close(torch.stack(paths.ends).double(), expected, rtol=1e-3, atol=0)
 
 
+def test_the_distance_is_that_of_the_pictures_of_as_many_steps(exact: models.Model) -> None:
+    """Root mean square over values, mean over pictures, from the same noise."""
+    found = Paths(exact, 3, 3, 1, {}).distance("ddim", torch.tensor([-8, -1, 2.5, 7]).double())
+    grid = "knots(7, 2.5, -1, -8)"
+    long, short = (
+        phin.samples(exact, n=3, seed=7, **sampler)
+        for sampler in (tuning.EXACT, {"solver": "ddim", "grid": grid, "steps": 4})
+    )
+    each = [math.sqrt(((a - b) ** 2).mean()) for a, b in zip(long, short, strict=True)]
+    assert found == pytest.approx(sum(each) / 3, rel=1e-6)
+    assert len(set(each)) == 3
+
+
+def test_the_best_of_the_finalists_is_taken_and_judged_by_other_noise(
+    exact: models.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distances are known: where each solver begins, and where its best levels lead.
+
+    The third at the beginning would end best, but only two are searched for; of these the second ends better.
+    """
+    own = models.choose(exact, {}).solver
+    first, second, third, *others = (solver for solver in tuning.CANDIDATES if solver != own)
+    begins = {first: 8.0, second: 9.0, third: 10.0, own: 50.0} | dict.fromkeys(others, 40.0)
+    ends = begins | {first: 5.0, second: 2.0, third: 1.0, own: 45.0}
+    shift = torch.tensor([0, 0.5, -0.5, 0]).double()
+
+    class Known:
+        def __init__(self, model: Any, n: int, seed: int, which: int, choices: Any) -> None:
+            self.which = which
+
+        def distance(self, solver: str, ladder: Tensor) -> float:
+            start = replace(models.choose(exact, {}), steps=len(ladder)).levels().log_snr
+            away = float((ladder - start - shift).square().sum() / shift.square().sum())
+            return ends[solver] + (begins[solver] - ends[solver]) * away + 100 * self.which
+
+    monkeypatch.setattr(tuning, "Paths", Known)
+    (found,) = tune(exact, steps=(4,))
+    start = replace(models.choose(exact, {}), steps=4).levels().log_snr
+    assert found == Tuned(4, second, knots(start + shift), 102, 100 + begins[own])
+
+
+def test_a_prompted_model_is_asked_for_single_digits_as_it_is_chosen(
+    exact: models.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(models, "samples", lambda model, **how: asked.append(how) or [])
+    Paths(replace(exact, facts=replace(exact.facts, vocabulary=10)), 12, 3, 0, {"guidance": 2.0})
+    assert asked == [{"prompts": [*"012345678901"], "n": 1, "seed": 6, "guidance": 2.0, **tuning.EXACT}]
+
+
 def test_a_tuned_sampler_is_nearer_to_the_exact_path(exact: models.Model) -> None:
     found = tune(exact, steps=(3, 5), n=8)
     assert [one.steps for one in found] == [3, 5]
@@ -92,6 +150,7 @@ def test_a_tuned_sampler_is_nearer_to_the_exact_path(exact: models.Model) -> Non
 
 
 def test_what_was_tuned_is_taken_for_its_steps_alone(exact: models.Model) -> None:
+    tuning.record(exact, [Tuned(4, "ddim", "linear", 0.0, 0.0), Tuned(5, "ddim", "linear", 0.0, 0.0)])
     tuning.record(exact, [Tuned(4, "deis", "knots(7, 1, -2, -8)", 0.0, 0.0)])
     tuning.record(exact, [Tuned(6, "unipc_3", "flow", 0.0, 0.0)])
     _, metadata = read_weights(exact.path)
@@ -102,7 +161,8 @@ def test_what_was_tuned_is_taken_for_its_steps_alone(exact: models.Model) -> Non
     four = {"steps": 4, "solver": "deis", "grid": "knots(7, 1, -2, -8)"}
     assert models.choose(model, {"steps": 4}) == replace(own, **four)
     assert models.choose(model, {"steps": 6}) == replace(own, steps=6, solver="unipc_3", grid="flow")
-    for choices in ({"steps": 5}, {"steps": 4, "solver": "ddim"}, {"steps": 4, "grid": "karras"}):
+    assert models.choose(model, {"steps": 5}) == replace(own, steps=5, solver="ddim", grid="linear")
+    for choices in ({"steps": 7}, {"steps": 4, "solver": "ddim"}, {"steps": 4, "grid": "karras"}):
         assert models.choose(model, choices) == replace(own, **choices)
     drawn = (phin.sample(model, n=2, **choices) for choices in ({"steps": 4}, four))
     assert all((a == b).all() for a, b in zip(*drawn, strict=True))
