@@ -83,7 +83,15 @@ def test_many_points_are_taken_in_parts() -> None:
     a, b = x.double(), y.double()
     far = [(p[:, None] - q).square().sum(-1).sqrt().sum() for p, q in ((a, b), (a, a), (b, b))]
     expected = 2 * far[0] / (1500 * 1300) - far[1] / (1500 * 1499) - far[2] / (1300 * 1299)
-    assert energy_distance(x, y).value == pytest.approx(expected.item(), rel=1e-10)
+    found = energy_distance(x, y)
+    assert found.value == pytest.approx(expected.item(), rel=1e-10)
+    squared = 0.0
+    for p, q, all_p in ((a, b, far[1]), (b, a, far[2])):
+        n, m = len(p), len(q)
+        own, other = ((p[:, None] - r).square().sum(-1).sqrt().sum(1) for r in (p, q))
+        left = 2 * (far[0] - other) / ((n - 1) * m) - (all_p - 2 * own) / ((n - 1) * (n - 2))
+        squared += (n - 1) / n * (left - left.mean()).square().sum().item()
+    assert found.error == pytest.approx(math.sqrt(squared), rel=1e-9)
 
 
 def test_what_is_no_cloud_is_refused() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from phin import data as datasets
 from phin import demo as demos
 from phin import models
+from phin.cli import main
 from phin.data.base import Part, from_integers
 from phin.data.numbers import NUMBERS, Handwriting, Numbers, held_out, random_strings
 from phin.demo import demo
@@ -28,9 +29,11 @@ from phin.diffusion.level import Level
 from phin.diffusion.parameterization import x as predicts_x
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Plan, evaluate, record, rows
+from phin.families.latent import KLConfig
 from phin.metrics.features import Features, Seen
 from phin.models import Model
 from phin.nets.classifier import Classifier, NoisyClassifier
+from phin.recipes import KLAutoencoderRecipe
 
 PLAN = Plan(n=200, n_unseen=50, n_frechet=300)
 
@@ -203,6 +206,36 @@ def test_what_cannot_be_read_is_refused() -> None:
         evaluate(points, READER)
     with pytest.raises(PhinError, match="bars is no classifier"):
         evaluate(generator({}), generator({}))
+
+
+def test_numbers_that_nobody_can_ask_for_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of a model that is told nothing, and of an autoencoder; from the command line, too."""
+    told_nothing = replace(tiny.NUMBERS, drop=1.0)
+    tiny.FACTS[told_nothing] = tiny.FACTS[tiny.NUMBERS].unconditional()
+    latent = KLAutoencoderRecipe(data="numbers", net=KLConfig(channels=(8, 16), latents=3, patch=1))
+    tiny.FACTS[latent] = tiny.FACTS[told_nothing]
+    for recipe in (told_nothing, latent):
+        path = tiny.write(recipe, tmp_path / "model.safetensors")
+        assert main(["evaluate", "--model", str(path), "-n", "20"]) == 2
+        said = capsys.readouterr().err
+        assert "cannot be asked for a number" in said
+        assert said.count("\n") == 1
+    autoencoder = models.load(path)
+    prompted = replace(autoencoder, facts=tiny.FACTS[tiny.NUMBERS])
+    with pytest.raises(PhinError, match=r"is an? autoencoder and does not draw by denoising"):
+        evaluate(prompted)
+
+
+def test_pictures_that_are_not_finite_are_not_read() -> None:
+    class Broken(Bars):
+        def forward(self, z: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+            return super().forward(z, log_snr, text) * torch.nan
+
+    broken = replace(generator({}), net=Denoiser(Broken({}), predicts_x))
+    with pytest.raises(PhinError, match=r"sample \d+ that bars drew has values that are not finite"):
+        evaluate(broken, READER, PLAN)
 
 
 def test_figures_are_recorded_in_the_models_file(tmp_path: Path) -> None:

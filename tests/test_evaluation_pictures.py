@@ -4,7 +4,8 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,30 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from phin import data as datasets
+from phin import models
 from phin.cli import main
 from phin.data.base import Images, Part, from_integers
 from phin.diffusion.denoiser import Denoiser
-from phin.diffusion.noise import Noise
+from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.parameterization import x as predicts_x
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, evaluate, pictures, rows, summary
 from phin.evaluation.costs import costs, operations
+from phin.evaluation.drawing import Drawing
 from phin.families.base import OneShot
+from phin.families.latent import KLAutoencoder
 from phin.metrics.density_coverage import coverage
 from phin.metrics.features import Features, Seen
 from phin.metrics.frechet import frechet_distance, moments
+from phin.metrics.memorisation import nearest
+from phin.metrics.neighbours import Cloud
 from phin.metrics.precision_recall import precision, recall
 from phin.models import Model
+from phin.nets.classifier import NoisyClassifier
 from phin.pictures import to_integers
 from phin.recipes import Facts, describe, train
 from phin.recipes.features import FEATURES
+from phin.sampling import Guide
 from phin.training.checkpoint import save_weights
 
 PLAN = PicturePlan(n=200, kept=100, compared=50)
@@ -148,8 +156,6 @@ def test_what_is_drawn_is_measured_beside_training_pictures(mnist: Images) -> No
 
 
 def models_samples(mnist: Images) -> list[Tensor]:
-    from phin import models
-
     label = mnist.split("train", 200).cond["label"]
     return models.samples(model(), labels=label.tolist(), batch=64)
 
@@ -201,9 +207,113 @@ def test_a_diffusion_model_is_measured_and_its_choices_noted() -> None:
         of(Squares(), steps=3)
 
 
+def test_what_samples_depend_on_is_noted_as_a_whole(tmp_path: Path) -> None:
+    found = models.load(tiny.write(tiny.LABELLED, tmp_path / "model.safetensors"))
+    noisy = NoisyClassifier(tiny.NOISY.net, 1, 10)
+    drawing = Drawing(found, 3, guide=Guide(noisy, 0.5, "noisy"), choices={"steps": 2})
+    noted = {"classifier": "noisy", "classifier_scale": 0.5, "seed": 3, "steps": 2}
+    assert drawing.facts == asdict(tiny.SAMPLE) | noted
+
+
+def test_samples_are_the_same_however_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Numbers(OneShot):
+        def __init__(self) -> None:
+            super().__init__()
+            self.anything, self.counts = nn.Parameter(torch.zeros(())), list[int]()
+
+        def generate(self, count: int, noise: Noise, label: Tensor) -> Tensor:
+            self.counts.append(count)
+            return noise(torch.empty(count, 1, 2, 2)) + 100 * label.view(-1, 1, 1, 1)
+
+    net, label, told, totals = Numbers(), torch.arange(1100), list[int](), list[int]()
+
+    def bar(total: int, doing: str) -> Any:
+        totals.append(total)
+        return nullcontext(told.append)
+
+    drawing = Drawing(model(net), 3, bar=bar)
+    batches = [*drawing.batches(1100, {"label": label}, 64)]
+    assert [places for places, _ in batches] == [range(500), range(500, 1000), range(1000, 1100)]
+    assert [len(x) for _, x in batches] == [500, 500, 100]
+    assert max(net.counts) == 64
+    assert (totals, told) == ([1100], net.counts)
+    expected = seeded(3, range(1100))(torch.empty(1100, 1, 2, 2)) + 100 * label.view(-1, 1, 1, 1)
+    torch.testing.assert_close(torch.cat([x for _, x in batches]), expected)
+    torch.testing.assert_close(drawing.together(1100, {"label": label}, 7), expected)
+    assert drawing.seconds > 0
+    monkeypatch.setattr("phin.evaluation.drawing.process", lambda: (1, 3))  # what the second of three draws
+    parts = [*drawing.batches(1100, {"label": label}, 64)]
+    assert [places for places, _ in parts] == [range(1, 1100, 3)]
+    torch.testing.assert_close(parts[0][1], expected[1::3])
+
+
+@pytest.mark.parametrize(
+    ("net", "choices", "message"),
+    [
+        (Squares(), {"guidance": 2.0}, "leave guidance out"),
+        (Denoiser(Squares(), predicts_x), {"solver": "nonsense"}, "unknown solver 'nonsense'"),
+        (Denoiser(Squares(), predicts_x), {"levels": 3}, "no option 'levels'"),
+        (KLAutoencoder.__new__(KLAutoencoder), {"steps": 2}, "leave steps out"),
+    ],
+)
+def test_bad_choices_are_refused_before_anything_is_done(
+    net: nn.Module, choices: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load", lambda name: pytest.fail("data were read"))
+    with pytest.raises(PhinError, match=message):
+        of(net, out=tmp_path / "out", **choices)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_looked_at_many_at_once() -> None:
+    looked: list[int] = []
+
+    class Counted(Brightness):
+        def __call__(self, pictures: Tensor) -> Seen:
+            looked.append(len(pictures))
+            return super().__call__(pictures)
+
+    evaluate(model(Squares()), plan=PLAN, features=Counted())
+    assert looked == [200, 301, 200]  # test and training pictures, and what is drawn
+
+
+def test_what_one_reference_knows_is_found_once(mnist: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[int] = []
+    monkeypatch.setattr(pictures, "nearest", lambda x, train: sought.append(len(x)) or nearest(x, train))
+    found: list[tuple[int, int]] = []
+    radii = Cloud._squared_radii
+
+    def counted(cloud: Cloud, k: int) -> Tensor:
+        found.append((len(cloud), k))
+        return radii(cloud, k)
+
+    monkeypatch.setattr(Cloud, "_squared_radii", counted)
+    reference = Reference(mnist, Brightness(), replace(PLAN, kept=90, compared=30))
+    # Of training pictures, for recall; of test pictures, for precision, and for density and coverage.
+    assert sorted(found) == [(90, 3), (90, 3), (90, 5)]
+    one, other = (pictures.evaluate(model(Squares(which)), reference).figures for which in ("valid", "train"))
+    assert sorted(found[3:]) == [(90, 3), (90, 3)]  # each model's own, for recall
+    assert sought == [30] * 6  # test pictures in pixels and features, then each model's
+    for key in ("pixels", "features"):
+        tests = [figures["memorisation"][key]["test_median"] for figures in (one, other)]
+        assert tests[0] == tests[1] > 0
+        assert one["memorisation"][key]["median"] > other["memorisation"][key]["median"]
+
+
+def test_the_words_beside_the_table_say_what_is_known_of_the_training() -> None:
+    """Of a distilled model, whose steps need its teacher, operations are not."""
+    found = of(Squares())
+    assert "training" not in summary(found).splitlines()[-1]
+    assert ", 3 minutes of training, " in summary(found | {"training_minutes": 3.0})
+    both = found | {"training_minutes": 3.0, "training_flops": 2e12}
+    assert ", 3 minutes and 2e+12 operations of training, " in summary(both)
+
+
 def test_pictures_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[int] = []
-    found = of(Squares("train"), out=tmp_path / "new" / "folder", drawn=told.append)
+    found = of(
+        Squares("train"), out=tmp_path / "new" / "folder", bar=lambda total, doing: nullcontext(told.append)
+    )
     assert sum(told) == 200
     folder = tmp_path / "new" / "folder"
     assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == found
@@ -234,9 +344,14 @@ def test_a_training_measures_what_it_draws(tmp_path: Path, monkeypatch: pytest.M
     assert "frechet" not in train(more, tmp_path / "run").validation
     told = train(replace(recipe, drop=1.0), tmp_path / "all").validation
     assert "read" not in told
-    with pytest.raises(PhinError, match="digits has no reader"):
-        train(replace(recipe, data="digits"), tmp_path / "digits")
-    assert not (tmp_path / "digits").exists()
+    few = replace(recipe, measure=3)  # of two features, 3 pictures without a tenth of them
+    for wrong, message in (
+        (replace(recipe, data="digits"), "digits has no reader"),
+        (few, "measure = 3 pictures are too few for the 2 features of brightness, .*: give 4 or more"),
+    ):
+        with pytest.raises(PhinError, match=message):
+            train(wrong, tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
 
 
 # Costs
@@ -245,8 +360,6 @@ def test_a_training_measures_what_it_draws(tmp_path: Path, monkeypatch: pytest.M
 def test_operations_of_training_are_counted(tmp_path: Path) -> None:
     recipe = replace(tiny.READER, data="mnist", train=replace(tiny.BRIEF, steps=7, batch=9))
     run = train(recipe, tmp_path / "run")
-    from phin import models
-
     made = models.load(run.last)
     data = datasets.load("mnist")
     known = costs(made, data)
@@ -311,7 +424,7 @@ def refusals() -> list[tuple[Callable[[], object], str]]:
         ),
         (
             lambda: of(Faulty(lambda n: nothing.expand(n, -1, -1, -1))),
-            "picture 0 that squares drew .* not finite",
+            "sample 0 that squares drew .* not finite",
         ),
         (
             lambda: evaluate(model(), features="digit-reader", plan=PicturePlan(n=140)),
@@ -354,8 +467,6 @@ def test_a_bad_model_is_one_line_and_code_2(
     monkeypatch.setenv("PHIN_CACHE", str(tmp_path / "cache"))
     labelled = str(tiny.write(tiny.LABELLED, tmp_path / "labelled.safetensors"))
     reader = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
-    from phin import models
-
     read = models.load(reader)
     broken = {name: torch.full_like(t, math.nan) for name, t in read.net.state_dict().items()}
     save_weights(tmp_path / "broken.safetensors", broken, read.metadata)

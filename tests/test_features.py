@@ -5,6 +5,7 @@ import importlib.util
 import io
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ import together
 import torch
 from torch import Tensor
 
+from phin import data as datasets
 from phin.data.base import Part, Which, from_integers
 from phin.errors import PhinError
 from phin.metrics import features as looking
 from phin.metrics.features import Inception, Reader, Seen
 from phin.metrics.frechet import frechet_distance, moments
 from phin.metrics.inception_score import certainty
+from phin.metrics.jackknife import GROUPS
 from phin.metrics.measures import MEASURES
+from phin.metrics.neighbours import Cloud
 from phin.metrics.processes import gathered
 from phin.metrics.reading import Rate
-from phin.metrics.summary import Summary, summarised
+from phin.metrics.summary import Summary, fewest, summarised
 from phin.nets.classifier import Classifier, ClassifierConfig
 from phin.pictures import to_integers
 from phin.recipes.features import features_of, measuring, reader
@@ -251,6 +255,31 @@ def test_what_cannot_be_measured_is_named() -> None:
         blank.check("samples", small)
 
 
+@pytest.mark.parametrize("dims", [1, 8, 9, 10, 12, 18, 128, 2048])
+def test_no_fewer_pictures_than_are_asked_for_have_a_covariance_without_each_group(dims: int) -> None:
+    n = fewest(dims)
+    left, fewer = (count - len(range(0, count, GROUPS)) for count in (n, n - 1))  # without the largest
+    assert left > dims >= fewer
+    if dims < 20:
+        full, short = (torch.randn(k, dims) - torch.randn(dims) for k in (left, fewer))
+        ranks = [int(torch.linalg.matrix_rank(x - x.mean(0))) for x in (full, short)]
+        assert ranks[0] == dims > ranks[1]
+    for count in (n, n - 1):
+        found, features = Summary(n=count, moments=[moments(torch.randn(2, 3))]), small_reader()
+        features.dims = dims
+        with pytest.raises(PhinError, match=f"give {n:,} or more") if count < n else nullcontext():
+            found.check("samples", features)
+
+
+def test_a_cloud_is_of_all_that_was_added() -> None:
+    whole, found = seen(40), Summary(30)
+    for places in (range(20), range(20, 40)):
+        found.add(places, Seen(*(x[places.start : places.stop] for x in whole)))
+        kept = whole.features[: min(places.stop, 30)]
+        assert torch.equal(found.cloud.points, Cloud.of(kept).points)
+    assert found.cloud is found.cloud
+
+
 def half(rank: int) -> Summary:
     """What one of two processes has seen of 101 pictures: every other one."""
     torch.manual_seed(3)
@@ -284,8 +313,29 @@ def test_two_processes_see_what_one_sees() -> None:
 # While a model is trained
 
 
+def test_what_is_drawn_in_a_training_is_looked_at_all_at_once() -> None:
+    """Moments of groups, of which each has an outer product of the features, are added up seldom."""
+    from phin.training.measuring import Measuring
+
+    part = Part(some_pictures(150), torch.arange(150) % 10)
+    data = datasets.Images("mnist", dict.fromkeys(("train", "valid", "test"), part), tiny.DIGITS)
+    small, looked, drawn = small_reader(), list[int](), list[int]()
+
+    class Counted(Reader):
+        def __call__(self, pictures: Tensor) -> Seen:
+            looked.append(len(pictures))
+            return super().__call__(pictures)
+
+    def draw(cond: dict[str, Tensor], numbers: Any) -> Tensor:
+        drawn.append(len(numbers))
+        return from_integers(some_pictures(len(numbers)))
+
+    Measuring(Counted(small.net, "small", (1, 28, 28), tiny.DIGITS), data, 150)(draw)
+    assert drawn == [64, 64, 22]
+    assert looked == [150] * 3  # what is drawn, what is held out, and training pictures
+
+
 def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from phin import data as datasets
     from phin.training.measuring import Measuring
 
     splits: dict[Which, Part] = {
@@ -314,6 +364,11 @@ def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.Mon
     assert untold["frechet"] == pytest.approx(untold["frechet_floor"], rel=1e-4)
     with pytest.raises(PhinError, match="measure = 61: mnist has 60 held-out pictures"):
         Measuring(small, data, 61)
+    Measuring(small, data, 15)
+    with pytest.raises(
+        PhinError, match=r"14 pictures are too few for the 12 features of .*: give 15 or more"
+    ):
+        Measuring(small, data, 14)
     assert measuring(data, 0, True) is None
     with pytest.raises(PhinError, match="measure must not be negative"):
         measuring(data, -1, True)

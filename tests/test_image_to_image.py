@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ def test_a_degraded_set_gives_the_pictures_and_what_is_left_of_them(
         ({"degrade": "average(-4)"}, "not -4"),
         ({"degrade": "hide(0)"}, r"not hide\(0, 1.0\)"),
         ({"degrade": "hide(0.5, 0.2)"}, "the least first"),
+        ({"degrade": "hide(1, 1)"}, r"hide\(1, 1\) hides all of every picture of 8 x 8"),
+        ({"degrade": "hide(0.95)"}, "let the least share be smaller"),  # 7.6 pixels of 8, which is 8
         ({"degrade": "blur"}, "unknown degradation 'blur'; there are average, hide"),
         ({"data": "moons"}, "moons has none such"),
         ({"data": "sines"}, "sines has none such"),
@@ -399,7 +402,29 @@ def figures_of(
     degrade = "average(4)" if isinstance(way, Average) else "hide(0.25, 0.5)"
     facts = Facts((1, SIDE, 12), 0, 0, (), True)
     model = Model(Restorer(way, make), replace(RECIPE, degrade=degrade), facts, {}, Path("model"))
-    return evaluate(model, plan=PicturePlan(n=40), features=Sums(), **more)
+    return evaluate(model, **{"plan": PicturePlan(n=40), "features": Sums(), **more})
+
+
+def test_a_box_that_leaves_one_row_now_and_then_is_allowed() -> None:
+    assert Hide(0.9).size((1, 8, 8)) == (1, 8, 8)
+    assert Hide(0.95).size((1, 8, 28)) == (1, 8, 28)  # 27 of 28 pixels, now and then
+
+
+def test_which_test_pictures_and_boxes_goes_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nobody says how many, too."""
+    given: list[Tensor] = []
+
+    def make(whole: Tensor, image: Tensor) -> Tensor:
+        given.append(image)
+        return whole
+
+    figures = figures_of(monkeypatch, Hide(0.25, 0.5), make, plan=PicturePlan(seed=5))
+    expected = Degraded(pictures(), Hide(0.25, 0.5)).split("test", 40, 5).cond["image"][:, :-1]
+    assert torch.equal(torch.cat(given), expected)
+    assert not torch.equal(
+        expected, Degraded(pictures(), Hide(0.25, 0.5)).split("test").cond["image"][:, :-1]
+    )
+    assert (figures["n"], figures["sampling"]) == (40, {"seed": 5})
 
 
 @pytest.mark.parametrize("way", [Average(4), Hide(0.25, 0.5)])
@@ -407,7 +432,7 @@ def test_the_pictures_themselves_have_no_fault(
     way: Average | Hide, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[int] = []
-    more: dict[str, Any] = {"out": tmp_path / "out", "drawn": seen.append}
+    more: dict[str, Any] = {"out": tmp_path / "out", "bar": lambda total, doing: nullcontext(seen.append)}
     figures = figures_of(monkeypatch, way, lambda whole, given: whole, **more)
     assert sum(seen) == 40
     for name in ("drawn", "real"):

@@ -523,9 +523,19 @@ def test_what_a_latent_model_costs_is_known_without_its_autoencoder(model: Model
     found = operations(
         replace(model, recipe=replace(LATENT, autoencoder="runs/none")), datasets.load("digits")
     )
-    assert found == pytest.approx(
-        operations(replace(model, net=nn.Identity(), recipe=LATENT), Shaped()), rel=1e-3
-    )
+    plain = replace(model, net=nn.Identity(), recipe=LATENT, facts=replace(model.facts, latents=None))
+    assert found == pytest.approx(operations(plain, Shaped()), rel=1e-3)
+
+
+def test_what_a_latent_model_costs_is_counted_once(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of copies of a training, each of which is read with an autoencoder of its own."""
+    data, built = datasets.load("digits"), list[Any]()
+    expected = operations(models.load(runs["latent"]), data)
+    monkeypatch.setattr(DiffusionRecipe, "task", lambda *given: built.append(given))
+    assert operations(models.load(runs["latent"]), data) == expected
+    assert not built
 
 
 class Shaped(Sheets):

@@ -143,6 +143,20 @@ def test_the_error_of_a_rate_is_half_of_wilsons_interval(n: int, share: float):
     assert rate.error > 0
 
 
+def test_a_rate_beside_that_of_real_pictures_has_a_share_where_there_is_one() -> None:
+    made, real = Rate(3, 4), Rate(6, 7)
+    found = made.beside(real)
+    assert (found["right"], found["n"], found["rate"], found["error"]) == (3, 4, 0.75, made.error)
+    assert (found["real_rate"], found["real_error"]) == (6 / 7, real.error)
+    assert found["share"] == pytest.approx(0.75 * 7 / 6)
+    assert made.beside(Rate(0, 7))["share"] is None  # of nothing read right
+    nothing = Rate(0, 0).beside(Rate(0, 0))
+    assert nothing.pop("n") == nothing.pop("right") == 0
+    assert set(nothing.values()) == {None}
+    assert Rate(0, 7).beside(real)["share"] == 0
+    assert Rate.of(torch.tensor([True, False, True])) == Rate(2, 3)
+
+
 class GreyReader(Classifier):
     """Reads digit d from a cell that is about as grey as 25 d; its features are of the grey values."""
 

@@ -1,6 +1,7 @@
 """Moving digits move as they should, and what is measured of videos is what was put into them."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from phin.data import DATA
 from phin.data.base import Part, Which, from_integers
 from phin.data.moving import FRAMES, SIDE, VELOCITIES, Moving, moved, room
 from phin.diffusion.noise import Noise
+from phin.errors import PhinError
 from phin.evaluation import PicturePlan, evaluate, rows, videos
 from phin.families.base import OneShot
 from phin.metrics.features import Features, Seen
@@ -200,15 +202,32 @@ def test_a_model_of_videos_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path
     model = Model(Camera(), RECIPE, Facts.of(moving()), {}, Path("model"))
     seen: list[int] = []
     figures = evaluate(
-        model, plan=PicturePlan(n=40), features=Shades(), out=tmp_path / "out", drawn=seen.append
+        model,
+        plan=PicturePlan(n=40, seed=3),
+        features=Shades(),
+        out=tmp_path / "out",
+        bar=lambda total, doing: nullcontext(seen.append),
     )
     assert sum(seen) == figures["n"] == 40
+    assert figures["sampling"] == {"seed": 3}
     for found in figures["videos"].values():
         assert (found["frames"]["right"], found["whole"]["right"]) == (320, 40)
         assert 1 <= found["speed"]["value"] <= math.sqrt(2)
     assert len(rows(figures)) == 5
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.width == 2 * (8 * (SIDE + 1) + 1) + 6
+
+
+def test_a_reader_of_other_things_is_refused_before_anything_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = replace(DATA["moving-digits"], load=moving, files=None)
+    monkeypatch.setitem(DATA, "moving-digits", entry)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(Camera, "generate", lambda *_: pytest.fail("it drew"))
+    model, clothes = Model(Camera(), RECIPE, Facts.of(moving()), {}, Path("model")), Shades()
+    clothes.class_names = ("shirt", *tiny.DIGITS[1:])
+    with pytest.raises(PhinError, match="shades does not read the classes of moving-digits, 0, 1, 2"):
+        evaluate(model, plan=PicturePlan(n=40), features=clothes)
 
 
 def test_a_still_has_the_frames_side_by_side() -> None:

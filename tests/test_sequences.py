@@ -188,6 +188,7 @@ def test_a_model_of_the_law_has_no_more_error_than_real_data_have() -> None:
     for name, applies in (("sines", {"spectrum"}), ("angles", set(STATISTICS))):
         figures = figures_of(name, lambda x: x)
         assert figures["statistics"].keys() == applies
+        assert figures["sampling"] == {"seed": 0}
         for found in figures["statistics"].values():
             assert 0 < found["floor"]["value"] < 0.4
             assert found["value"] < found["floor"]["value"] + 4 * (found["floor"]["error"] + found["error"])

@@ -1,15 +1,17 @@
 """Stacked MNIST, and the count of its modes: on pictures whose every digit is known."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from phin import models
 from phin.data import DATA
 from phin.data.base import Which, from_integers
 from phin.data.stacked import Stacked
@@ -17,10 +19,11 @@ from phin.diffusion.noise import Noise
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, evaluate, rows
 from phin.families.base import OneShot
+from phin.metrics.features import Features, Seen
 from phin.metrics.modes import count, read_modes, tally
 from phin.models import Model
-from phin.nets.classifier import Classifier, ClassifierConfig
 from phin.recipes import Facts, GANRecipe
+from phin.recipes.features import FEATURES
 
 SPLITS: dict[Which, tuple[int, int]] = {"train": (0, 100), "valid": (100, 130), "test": (130, 170)}
 
@@ -70,18 +73,18 @@ def test_batches_are_pure_and_fresh_and_parts_of_them_fit() -> None:
     assert not torch.equal(data.split("test", 20, 1).x, data.split("test", 20).x)
 
 
-class Shades(Classifier):
+class Shades(Features):
     """Reads the digit d off a picture whose shade is 25 d, to within 12 of it."""
 
-    def __init__(self) -> None:
-        super().__init__(ClassifierConfig((4,), (0,)), 1, 10)
-        self.largest = 0
+    name, dims, class_names, largest = "shades", 1, tiny.DIGITS, 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.largest = max(self.largest, len(x))
-        assert x.shape[1:] == (1, 28, 28)
-        shade = (x.mean((1, 2, 3)) + 1) * 127.5
-        return -(shade[:, None] - 25 * torch.arange(10)).abs()
+    def check(self, shape: tuple[int, ...]) -> None:
+        assert shape == (1, 28, 28)
+
+    def __call__(self, pictures: UInt8[Tensor, "n 1 28 28"]) -> Seen:
+        self.largest = max(self.largest, len(pictures))
+        shade = pictures.double().mean((1, 2, 3))[:, None]
+        return Seen(shade.float(), -(shade - 25 * torch.arange(10)).abs().float())
 
 
 def pictures(modes: Tensor) -> Tensor:
@@ -149,11 +152,12 @@ def test_a_model_of_stacked_digits_is_measured_by_its_modes(monkeypatch: pytest.
     entry = replace(DATA["stacked-mnist"], load=lambda: data, files=None)
     monkeypatch.setitem(DATA, "stacked-mnist", entry)  # pyright: ignore[reportArgumentType]
     facts = Facts.of(data)
-    reader = Model(Shades(), recipe, facts, {"name": "shades"}, Path("reader"))
-    monkeypatch.setattr(models, "load", lambda source: reader)
+    monkeypatch.setitem(FEATURES, "digit-reader", Shades)
     model = Model(Two(), recipe, facts, {}, Path("model"))
     seen: list[int] = []
-    figures = evaluate(model, plan=PicturePlan(n=1000, seed=3), drawn=seen.append)
+    figures = evaluate(
+        model, plan=PicturePlan(n=1000, seed=3), bar=lambda total, doing: nullcontext(seen.append)
+    )
     assert (figures["n"], sum(seen), max(seen)) == (1000, 1000, 64)
     assert (figures["modes"]["found"], figures["modes"]["of"]) == (2, 1000)
     assert figures["modes"]["kl"] == pytest.approx(math.log(500), abs=0.02)
@@ -163,3 +167,8 @@ def test_a_model_of_stacked_digits_is_measured_by_its_modes(monkeypatch: pytest.
     assert (found[1], found[2], found[4]) == ("2", str(len(real.unique())), "1,000")
     assert float(kl[1]) == pytest.approx(figures["modes"]["kl"], rel=1e-3)
     assert len(heading) == len(found) == len(kl)
+    assert figures["sampling"] == {"seed": 3}
+    nothing = torch.full((3, 28, 28), math.nan)
+    monkeypatch.setattr(Two, "generate", lambda net, count, noise: nothing.expand(count, -1, -1, -1))
+    with pytest.raises(PhinError, match="sample 0 that model drew has values that are not finite"):
+        evaluate(model, plan=PicturePlan(n=20))

@@ -25,6 +25,7 @@ from phin.data.base import Batch
 from phin.data.number_words import LANGUAGES
 from phin.data.numbers import Handwriting, held_out
 from phin.data.words import BLANK, Words, cells, random_numbers
+from phin.errors import PhinError
 from phin.evaluation import WordPlan, evaluate
 from phin.evaluation.words import read_cells
 from phin.models import Model
@@ -210,7 +211,7 @@ def test_figures_are_counted_by_language(data: Words, file: Path, monkeypatch: p
             pictures.append(data.pictures([number], "train", 0)[0])
         return pictures
 
-    monkeypatch.setattr(models, "samples", drawn)
+    monkeypatch.setattr(models, "drawn", lambda *asked, **others: enumerate(drawn(*asked, **others)))
     model = phin.load(file)
     reader = replace(model, net=Squares())
     figures = evaluate(model, reader, WordPlan(n=80, n_unseen=40))
@@ -234,6 +235,20 @@ def test_figures_are_counted_by_language(data: Words, file: Path, monkeypatch: p
             together = [found[name][f"{part}{kind}"] for name in ("english", "vietnamese", "russian")]
             for count in ("right", "n"):
                 assert found["words"][f"{part}{kind}"][count] == sum(each[count] for each in together)
+
+
+def test_pictures_that_are_not_finite_are_not_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that has NaN in one pixel could be read as well as any."""
+
+    def drawn(model: Model, prompts: list[str], **others: Any) -> Any:
+        pictures = torch.zeros(len(prompts), 1, 28, 140)
+        pictures[7, 0, 20, 100] = torch.nan
+        return enumerate(pictures)
+
+    monkeypatch.setattr(models, "drawn", drawn)
+    model = phin.load(file)
+    with pytest.raises(PhinError, match=r"sample 7 that .* drew has values that are not finite"):
+        evaluate(model, replace(model, net=Squares()), WordPlan(n=20, n_unseen=0))
 
 
 def test_a_model_is_measured_from_the_command_line(run: Callable[..., Any], file: Path, capsys: Any) -> None:

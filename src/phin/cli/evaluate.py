@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import tyro
 from .command import Command
 from .guiding import guided
 from .options import Classifier, ClassifierScale, Flag, Guidance, Levels, ModelName, Solver
-from .terminal import bar, progress, show_table
+from .terminal import bar, show_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,37 +51,26 @@ class Evaluate(Command):
 
     def run(self) -> dict[str, Any]:
         from phin import evaluation, models
-        from phin.diffusion.denoiser import Denoiser
 
-        choices = self.given("steps", "solver", "guidance", grid="levels")
-        model, reader, total, plan = models.load(self.model), None, 0, None
+        model = models.load(self.model)
         guide = guided(model, self.classifier, self.classifier_scale)
         join()
-        if model.facts.vocabulary and isinstance(model.net, Denoiser):
-            plan = evaluation.Plan(
-                n_unseen=self.n_unseen, n_frechet=self.n_frechet, seed=self.seed, **self.given("n")
-            )
-            reader = models.load(self.features or "mnist-classifier")
-            total = plan.states(models.choose(model, choices).steps)
-        elif model.facts.alphabet:
-            plan = evaluation.WordPlan(n_unseen=self.n_unseen, seed=self.seed, **self.given("n"))
-            reader = models.load(self.features or "mnist-classifier")
-            total = plan.states(models.choose(model, choices).steps)
-        elif isinstance(model.net, Denoiser | models.OneShot):
-            plan = evaluation.PicturePlan(n=self.n, seed=self.seed)
-        usual = 1000 if len(model.facts.shape) == 4 or models.degradation(model) else 10_000
-        with progress(total) as watch, bar(self.n or usual, "drawing") as drawn:
-            figures = evaluation.evaluate(
-                model,
-                reader,
-                plan,
-                watch if reader else None,
-                guide,
-                features=self.features,
-                out=self.out,
-                drawn=drawn,
-                **choices,
-            )
+        kind, plan, reader = evaluation.kind(model), None, None
+        if kind is not None:
+            sizes = self.given("n", "n_unseen", "n_frechet", "seed")
+            plan = kind(**{field.name: sizes[field.name] for field in fields(kind) if field.name in sizes})
+        if self.features and isinstance(plan, evaluation.PromptPlan):
+            reader = models.load(self.features)
+        figures = evaluation.evaluate(
+            model,
+            reader,
+            plan,
+            guide=guide,
+            features=self.features,
+            out=self.out,
+            bar=bar,
+            **self.given("steps", "solver", "guidance", grid="levels"),
+        )
         if self.record and first():
             evaluation.record(model, figures)
         return {"model": str(model.path), **figures}

@@ -9,11 +9,12 @@ from typing import Any
 
 from phin import models
 from phin.comparison.entrants import Entrant, enter
-from phin.comparison.measures import Bar, Measures, Plan, silent
+from phin.comparison.measures import Measures, Plan
 from phin.comparison.page import Shown, report_page, shown
 from phin.data import Data
 from phin.errors import PhinError
 from phin.evaluation import pictures
+from phin.evaluation.drawing import Bar, silent
 from phin.evaluation.subject import Subject
 from phin.machine import machine
 from phin.metrics.features import Features
@@ -67,7 +68,7 @@ def compare(
     taking, images = enter(recipes, minutes, epochs, data, seed)
     for entrant in taking:
         _check(entrant, plan)
-    eyes = features if isinstance(features, Features) else pictures.chosen(features, images.name)
+    eyes = pictures.chosen(features, images.name)
     measures = Measures(images, eyes, plan, bar)
     open_folder(out)
     runs = [train(entrant.recipe, out / entrant.name, entrant.name, command) for entrant in taking]

@@ -1,7 +1,5 @@
 """What is measured of each model of a comparison: by the same pictures, in the same way."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,22 +10,15 @@ from phin.data import Data
 from phin.diffusion.denoiser import Denoiser
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
+from phin.evaluation.drawing import Bar, silent
 from phin.evaluation.subject import Subject, digest
 from phin.metrics.features import Features, Reader
 from phin.models import Model
 from phin.nll import nll
+from phin.training.run import copies
 
 CURVE = 2_000  # pictures of each point, or as many as the data have to train on
 LIKELY = 1_000  # test images, or all if there are fewer
-
-Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
-"""(how many, what is done with them) -> what is told how many more are done."""
-
-
-@contextmanager
-def silent(total: int, doing: str) -> Iterator[Callable[[int], None]]:
-    """No bar."""
-    yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -82,8 +73,7 @@ class Measures:
         """All that `phin evaluate` finds, drawn as the model is by itself."""
 
         def quality(model: Model, n: int, seed: int, reference: str) -> dict[str, Any]:
-            with self.bar(n, f"drawing {model.metadata['name']}") as drawn:
-                return pictures.evaluate(model, self.reference, drawn=drawn).figures
+            return pictures.evaluate(model, self.reference, bar=self._bar(model)).figures
 
         return subject.measure(quality, **_asked(self.reference))
 
@@ -91,7 +81,7 @@ class Measures:
         """Bits a dimension as `phin nll` measures them; or why there are none, under `none`."""
 
         def likelihood(model: Model, n: int, seed: int) -> dict[str, Any]:
-            with self.bar(n, f"measuring {model.metadata['name']}") as done:
+            with self._bar(model)(n, "measuring") as done:
                 return nll(model, n=n, seed=seed, watch=done)
 
         try:
@@ -103,12 +93,15 @@ class Measures:
         """A point of a curve: the Frechet distance, what is read right, and how fast it was drawn."""
 
         def point(model: Model, n: int, seed: int, reference: str, **choices: Any) -> dict[str, Any]:
-            with self.bar(n, f"drawing {model.metadata['name']}") as drawn:
-                found = pictures.evaluate(model, self.fewer, drawn=drawn, **choices).figures
+            found = pictures.evaluate(model, self.fewer, bar=self._bar(model), **choices).figures
             kept = {name: found[name] for name in ("n", "label", "pictures_per_second") if name in found}
             return {**kept, "calls": calls(model, choices), "frechet": found["measures"]["frechet"]}
 
         return subject.measure(point, **_asked(self.fewer), **choices)
+
+    def _bar(self, model: Model) -> Bar:
+        """That says of whom."""
+        return lambda total, doing: self.bar(total, f"{doing} {model.metadata['name']}")
 
     def by_calls(self, subject: Subject) -> list[dict[str, Any]]:
         """Quality by network calls: along the ladder, and in the model's own steps; of others, one point."""
@@ -121,7 +114,7 @@ class Measures:
     def by_time(self, folder: Path) -> list[dict[str, Any]]:
         """Quality of the averaged weights over time: of the copies that a training has left."""
         points: list[dict[str, Any]] = []
-        for path in sorted((folder / "copies").glob("*.safetensors")):
+        for path in copies(folder):
             model = models.load(path)
             state = model.metadata["training"]["state"]
             point = self.point(Subject(model, path.with_suffix(".json")))

@@ -105,7 +105,13 @@ class Hide(Degradation):
             )
 
     def size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the picture."""
+        """That of the picture, of which something is left now and then."""
+        if all(self._ends(side)[0] == side for side in shape[1:]):
+            height, width = shape[1:]
+            raise PhinError(
+                f"hide({self.least}, {self.most}) hides all of every picture of {height} x {width}, and "
+                "leaves nothing to begin from: let the least share be smaller, as in hide(0.25, 1)"
+            )
         return shape
 
     def enlarge(self, small: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c height width"]:
@@ -125,11 +131,15 @@ class Hide(Degradation):
         ]
         return along[0][:, :, None] & along[1][:, None, :]
 
+    def _ends(self, side: int) -> tuple[int, int]:
+        """The fewest and the most pixels of a side that the box takes."""
+        return max(1, round(self.least * side)), max(1, round(self.most * side))
+
     def _stretch(
         self, length: Float[np.ndarray, " batch"], place: Float[np.ndarray, " batch"], side: int
     ) -> Bool[Tensor, "batch side"]:
         """The part of a side that the box takes."""
-        least, most = max(1, round(self.least * side)), max(1, round(self.most * side))
+        least, most = self._ends(side)
         taken = least + (length * (most - least + 1)).astype(np.int64)
         begin = (place * (side - taken + 1)).astype(np.int64)
         at = np.arange(side)

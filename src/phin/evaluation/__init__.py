@@ -1,10 +1,14 @@
 """Measures a model: of numbers, of any pictures, image to image, of sequences or videos; or a classifier."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from phin import data as datasets
+from phin import models
+from phin.data.base import Data
 from phin.data.moving import Moving
 from phin.data.numbers import Numbers
 from phin.data.sequences import Sequences
@@ -12,15 +16,17 @@ from phin.data.stacked import Stacked
 from phin.data.words import Words
 from phin.errors import PhinError
 from phin.evaluation import classifiers, modes, pictures, restored, sequences, strings, videos, words
+from phin.evaluation.drawing import Bar, Drawing, silent
 from phin.evaluation.pictures import Plan as PicturePlan
 from phin.evaluation.pictures import Reference as Reference
+from phin.evaluation.plan import PromptPlan as PromptPlan
 from phin.evaluation.strings import Plan as Plan
 from phin.evaluation.words import Plan as WordPlan
 from phin.metrics.features import Features
 from phin.metrics.processes import process
-from phin.models import Model, Watch, degradation
+from phin.models import Model, Watch
 from phin.nets.classifier import Classifier, NoisyClassifier
-from phin.pictures import png
+from phin.pictures import Picture, png
 from phin.recipes.features import READING
 from phin.sampling import Guide
 from phin.training.checkpoint import atomic, open_folder, read_weights, save_weights, write_json
@@ -29,12 +35,12 @@ from phin.training.checkpoint import atomic, open_folder, read_weights, save_wei
 def evaluate(
     model: Model,
     reader: Model | None = None,
-    plan: Plan | PicturePlan | WordPlan | None = None,
+    plan: PromptPlan | PicturePlan | None = None,
     watch: Watch | None = None,
     guide: Guide | None = None,
     features: Features | str | Path | None = None,
     out: Path | None = None,
-    drawn: Callable[[int], None] = lambda pictures: None,
+    bar: Bar = silent,
     **choices: Any,
 ) -> dict[str, Any]:
     """The figures of a model, JSON-able.
@@ -42,50 +48,32 @@ def evaluate(
     Args:
         model: A classifier, or a model of numbers or of pictures.
         reader: What reads numbers; by default the one that comes with phin.
-        plan: On how much: `Plan` of numbers, `WordPlan` of numbers in words, `PicturePlan` of pictures.
+        plan: On how much: of the `kind` of the model.
         watch: Sees every state of every batch that is sampled.
         guide: As of `samples`.
         features: What looks at pictures; by default what their data set has (`pictures.chosen`).
         out: A folder for `evaluation.json` and, of pictures, `samples.png` and `nearest.png`.
-        drawn: Told how many more pictures have been drawn, of a model of pictures.
+        bar: Shows how far a drawing is.
         choices: As of `samples`: steps, solver, guidance, grid, threshold.
 
     Raises:
         PhinError: A model of neither kind, data that cannot be had, a folder that cannot be written to; and
-            as `samples`.
+            as `samples`, before anything is done.
     """
-    main = process()[0] == 0
+    main, wanted = process()[0] == 0, kind(model)
+    if wanted is None:
+        measure = partial(_classified, model.net)
+    else:
+        plan = plan or wanted()
+        if not isinstance(plan, wanted):
+            raise TypeError(
+                f"{plan} is of another kind of model; give a {wanted.__module__}.{wanted.__name__}"
+            )
+        drawing = Drawing(model, plan.seed, watch, guide, bar, choices)
+        measure = partial(_drawn, drawing, plan, reader, features)
     if out is not None and main:
         open_folder(out)
-    data, shows = datasets.load(model.recipe.data), {}
-    kind = Plan if isinstance(data, Numbers) else WordPlan if model.facts.alphabet else PicturePlan
-    plan = plan or kind()
-    if isinstance(model.net, Classifier):
-        found = classifiers.clean(model.net, data)
-    elif isinstance(model.net, NoisyClassifier):
-        found = classifiers.by_level(model.net, data)
-    elif not isinstance(plan, kind):
-        raise TypeError(f"{plan} is of another kind of model; give a {kind.__module__}.{kind.__name__}")
-    elif isinstance(data, Numbers) and isinstance(plan, Plan):
-        found = strings.evaluate(model, data, reader, plan, watch, guide, **choices)
-    elif isinstance(data, Words) and isinstance(plan, WordPlan):
-        found = words.evaluate(model, data, reader, plan, watch, guide, **choices)
-    elif isinstance(data, Sequences) and isinstance(plan, PicturePlan):
-        found = sequences.evaluate(model, data, plan, watch, guide, drawn, **choices)
-    elif isinstance(data, Moving) and isinstance(plan, PicturePlan):
-        sight = seeing(features, "mnist")
-        found, shows = videos.evaluate(model, data, sight, plan, watch, guide, drawn, **choices)
-    elif len(data.shape) != 3:
-        raise PhinError(f"{model.path} draws {data.name}, which nothing here reads: give a model of pictures")
-    elif isinstance(data, Stacked) and isinstance(plan, PicturePlan) and features is None:
-        found = modes.evaluate(model, data, plan, watch, guide, drawn, **choices)
-    elif (way := degradation(model)) is not None and isinstance(plan, PicturePlan):
-        sight = seeing(features, data.name) if features is not None or data.name in READING else None
-        found, shows = restored.evaluate(model, data, way, sight, plan, watch, guide, drawn, **choices)
-    else:
-        assert isinstance(plan, PicturePlan)
-        reference = Reference(data, seeing(features, data.name), plan)
-        found, shows = pictures.evaluate(model, reference, watch, guide, drawn, **choices)
+    found, shows = measure(datasets.load(model.recipe.data))
     if out is not None and main:
         for name, picture in shows.items():
             with atomic(out / f"{name}.png") as temporary:
@@ -94,9 +82,73 @@ def evaluate(
     return found
 
 
-def seeing(features: Features | str | Path | None, data: str) -> Features:
-    """What looks at pictures: as it is, or as `pictures.chosen`."""
-    return features if isinstance(features, Features) else pictures.chosen(features, data)
+def kind(model: Model) -> type[Plan] | type[WordPlan] | type[PicturePlan] | None:
+    """What plan a model is measured by, as it is asked for samples; None is a classifier, which has none.
+
+    Raises:
+        PhinError: A model that is prompted, and yet no diffusion model.
+    """
+    if isinstance(model.net, Classifier | NoisyClassifier):
+        return None
+    if model.facts.vocabulary or model.facts.alphabet:
+        models.drawing(model)
+    return Plan if model.facts.vocabulary else WordPlan if model.facts.alphabet else PicturePlan
+
+
+Found = tuple[dict[str, Any], dict[str, Picture]]
+"""Figures, and pictures to show by their names."""
+
+
+def _classified(net: nn.Module, data: Data) -> Found:
+    if isinstance(net, Classifier):
+        return classifiers.clean(net, data), {}
+    assert isinstance(net, NoisyClassifier)
+    return classifiers.by_level(net, data), {}
+
+
+def _drawn(
+    drawing: Drawing,
+    plan: PromptPlan | PicturePlan,
+    reader: Model | None,
+    features: Features | str | Path | None,
+    data: Data,
+) -> Found:
+    if isinstance(plan, PromptPlan):
+        return _prompted(drawing, plan, reader or models.load("mnist-classifier"), data), {}
+    model = drawing.model
+    if isinstance(data, Sequences):
+        return sequences.evaluate(drawing, data, plan), {}
+    if isinstance(data, Moving):
+        return videos.evaluate(drawing, data, pictures.chosen(features, "mnist"), plan)
+    if len(data.shape) != 3:
+        raise PhinError(f"{model.path} draws {data.name}, which nothing here reads: give a model of pictures")
+    if isinstance(data, Numbers):
+        raise PhinError(
+            f"{model.path} cannot be asked for a number, and so nothing here knows what it should draw: give "
+            "a model of numbers that is told them"
+        )
+    if isinstance(data, Stacked) and features is None:
+        return modes.evaluate(drawing, data, pictures.chosen(None, "mnist"), plan), {}
+    if (way := models.degradation(model)) is not None:
+        known = features is not None or data.name in READING
+        sight = pictures.chosen(features, data.name) if known else None
+        return restored.evaluate(drawing, data, way, sight, plan)
+    reference = Reference(data, pictures.chosen(features, data.name), plan)
+    return pictures.evaluate(model, reference, drawing.watch, drawing.guide, drawing.bar, **drawing.choices)
+
+
+def _prompted(drawing: Drawing, plan: PromptPlan, reader: Model, data: Data) -> dict[str, Any]:
+    read = reader.net
+    if not isinstance(read, Classifier) or read.head.out_features != 10:
+        raise PhinError(f"{reader.path} is no classifier of clean digits; give one, such as mnist-classifier")
+    if isinstance(plan, WordPlan):
+        assert isinstance(data, Words)
+        found = words.evaluate(drawing, data, read, plan)
+    else:
+        assert isinstance(data, Numbers)
+        assert isinstance(plan, Plan)
+        found = strings.evaluate(drawing, data, read, plan)
+    return {**found, "reader": reader.metadata["name"]}
 
 
 def record(model: Model, figures: dict[str, Any]) -> None:

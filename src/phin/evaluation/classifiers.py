@@ -15,22 +15,19 @@ from phin.nets.classifier import Classifier, NoisyClassifier
 def clean(net: Classifier, data: Data) -> dict[str, Any]:
     """How many test pictures it reads right."""
     x, cond, _ = data.split("test")
+    device = net.head.weight.device
     right = sum(
-        int((net(part).argmax(1) == labels).sum())
+        int((net(part.to(device)).argmax(1).cpu() == labels).sum())
         for part, labels in zip(x.split(512), cond["label"].split(512), strict=True)
     )
-    return {"test": _counted(Rate(right, len(x)))}
+    return {"test": Rate(right, len(x)).facts}
 
 
 def by_level(net: NoisyClassifier, data: Data) -> dict[str, Any]:
     """How many test pictures it reads right at each level of noise."""
     x, cond, _ = data.split("test")
     rates = noisy.rates(net, x, cond["label"])
-    return {"test_by_log_snr": [{"log_snr": log_snr, **_counted(rate)} for log_snr, rate in rates.items()]}
-
-
-def _counted(rate: Rate) -> dict[str, Any]:
-    return {"right": rate.right, "n": rate.n, "rate": rate.value, "error": rate.error}
+    return {"test_by_log_snr": [{"log_snr": log_snr, **rate.facts} for log_snr, rate in rates.items()]}
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:

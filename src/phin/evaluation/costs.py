@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from phin.data import Data, Images
 from phin.data.encoded import Encoded
-from phin.families.latent import LatentDenoiser, Latents
+from phin.families.latent import LatentDenoiser
 from phin.models import Model
-from phin.recipes import DiffusionRecipe, Recipe
+from phin.recipes import DiffusionRecipe, Facts, Recipe
 
 STEPS = 16  # to count over: not every step of every training does the same
 ROWS = 2  # of each: operations are proportional to examples
@@ -35,21 +35,24 @@ def costs(model: Model, data: Data) -> dict[str, Any]:
 
 def operations(model: Model, data: Data) -> float:
     """Floating-point operations that an example takes in training, on average."""
-    return _operations(model.recipe, data, model.net.space if isinstance(model.net, LatentDenoiser) else None)
+    return _operations(model.recipe, model.facts, data)
 
 
 @lru_cache(maxsize=8)
-def _operations(recipe: Recipe, data: Data, space: Latents | None) -> float:
-    """Of a recipe on its data, in latents or not: counted once, for it is the same at every stage."""
+def _operations(recipe: Recipe, facts: Facts, data: Data) -> float:
+    """Of a recipe on its data: counted once, for no weights change it, nor do those of an autoencoder."""
     if isinstance(data, Images):
         data = replace(data, splits={which: part[:EXAMPLES] for which, part in data.splits.items()})
-    if space is not None:
-        data = Encoded(data, space)
-        data.train(0, 0, recipe.train.batch)  # what is encoded once is not counted
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        task, examples = recipe.task(data), 0
-        for step in range(STEPS):
-            losses = task(step, slice(0, ROWS)).loss
-            losses.sum().backward()
-            examples += len(losses)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        if facts.latents:
+            net = recipe.model(facts)
+            assert isinstance(net, LatentDenoiser)
+            data = Encoded(data, net.space)
+            data.train(0, 0, recipe.train.batch)  # what is encoded once is not counted
+        with FlopCounterMode(display=False) as counter:
+            task, examples = recipe.task(data), 0
+            for step in range(STEPS):
+                losses = task(step, slice(0, ROWS)).loss
+                losses.sum().backward()
+                examples += len(losses)
     return counter.get_total_flops() / examples

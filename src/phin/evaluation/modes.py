@@ -1,65 +1,47 @@
 """Counts the modes that a model of stacked MNIST draws: the digit reader reads each layer by itself."""
 
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from phin import models
 from phin.data.stacked import Stacked
+from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING
+from phin.metrics.features import Features
 from phin.metrics.modes import count, tally
-from phin.metrics.processes import gathered, process
-from phin.models import Model, Watch
-from phin.nets.classifier import Classifier
-from phin.sampling import Guide
+from phin.metrics.processes import gathered
+from phin.metrics.summary import BATCH
 
 USUAL = 25_600  # pictures, as of Metz et al.
-AT_ONCE = 64
 
 
-def evaluate(
-    model: Model,
-    data: Stacked,
-    plan: Plan,
-    watch: Watch | None = None,
-    guide: Guide | None = None,
-    drawn: Callable[[int], None] = lambda pictures: None,
-    **choices: Any,
-) -> dict[str, Any]:
+def evaluate(drawing: Drawing, data: Stacked, features: Features, plan: Plan) -> dict[str, Any]:
     """How many modes there are among the model's pictures, and how even they are; and in as many real ones.
 
-    Arguments as of `pictures.evaluate`; several processes draw a part each, and all of them know the result.
+    Several processes draw a part each, and all of them know the result.
+
+    Args:
+        drawing: How the model draws.
+        data: What it learned.
+        features: What reads digits.
+        plan: On how much it is measured.
 
     Raises:
-        PhinError: As `samples`.
+        PhinError: Pictures that are not finite.
     """
-    reader = models.load("mnist-classifier")
-    assert isinstance(reader.net, Classifier)
-    n, (rank, processes) = plan.n or USUAL, process()
-    draw = models.drawer(model, plan.seed, watch, guide, choices)
-    begun = time.perf_counter()
-
-    def pictures() -> Iterator[Tensor]:
-        places = range(rank, n, processes)
-        for part in (places[start : start + AT_ONCE] for start in range(0, len(places), AT_ONCE)):
-            yield draw(data.shape, {}, part).cpu()
-            drawn(len(part))
-
-    counts = count(reader.net, pictures(), data.shape[0])
+    n, layers = plan.n or USUAL, data.shape[0]
+    counts = count(features, (x for _, x in drawing.batches(n)), layers)
     found = tally(torch.cat(gathered(counts[None])).sum(0))
-    seconds = time.perf_counter() - begun
-    real = tally(count(reader.net, data.split("test", n, plan.seed).x.split(AT_ONCE), data.shape[0]))
+    real = tally(count(features, data.split("test", n, plan.seed).x.split(BATCH), layers))
     return {
         "n": n,
         "modes": {"found": found.found, "of": found.modes, "kl": found.kl},
         "real": {"found": real.found, "of": real.modes, "kl": real.kl},
-        "pictures_per_second": n / seconds,
-        "reader": reader.metadata["name"],
+        "pictures_per_second": n / drawing.seconds,
+        "reader": features.name,
         "seed": plan.seed,
+        "sampling": drawing.facts,
     }
 
 

@@ -6,27 +6,26 @@ first, as files would be.
 """
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, Num, UInt8
 from torch import Tensor
 
 from phin import models
 from phin.data import Data
 from phin.errors import PhinError
 from phin.evaluation.costs import costs
-from phin.evaluation.drawing import sampling
+from phin.evaluation.drawing import Bar, Drawing, silent
 from phin.evaluation.plan import enough
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features, Inception, Reader, Seen
-from phin.metrics.jackknife import Estimate
 from phin.metrics.measures import MEASURES, figures, measured
 from phin.metrics.memorisation import copying, nearest
-from phin.metrics.processes import gathered, process, whole
+from phin.metrics.processes import process, whole
 from phin.metrics.summary import BATCH, Summary, summarised
 from phin.models import Model, Watch
 from phin.nets.classifier import Classifier
@@ -36,7 +35,6 @@ from phin.sampling import Guide
 
 SHOWN = 100  # pictures in the grid
 PAIRS = 10  # most similar ones that are shown
-AT_ONCE = 64  # pictures drawn
 LOOKED_THROUGH = 60_000  # training pictures, at most, for near ones
 
 
@@ -68,11 +66,12 @@ class Evaluation(NamedTuple):
     pictures that are most like them, in pixels, then in features."""
 
 
-def chosen(source: str | Path | None, data: str) -> Features:
-    """What measures pictures: by name, from a file; or that which a data set has.
+def chosen(source: Features | str | Path | None, data: str) -> Features:
+    """What measures pictures: as it is, by name, from a file; or that which a data set has.
 
     Args:
-        source: A name in `FEATURES`, a file of Inception's weights (.pth), or a classifier that `load` finds.
+        source: The features; or a name in `FEATURES`, a file of Inception's weights (.pth), or a classifier
+            that `load` finds.
         data: Name of the data set.
 
     Raises:
@@ -80,6 +79,8 @@ def chosen(source: str | Path | None, data: str) -> Features:
     """
     if source is None:
         return features_of(data)
+    if isinstance(source, Features):
+        return source
     if (name := str(source)) in FEATURES:
         return FEATURES[name]()
     if (path := Path(source)).suffix == ".pth":
@@ -91,6 +92,17 @@ def chosen(source: str | Path | None, data: str) -> Features:
             f"{', '.join(FEATURES)}"
         )
     return Reader(model.net, f"reader {source}", model.facts.shape, model.facts.class_names)
+
+
+class View(NamedTuple):
+    """Pictures as points, where they are compared with training pictures."""
+
+    train: Num[Tensor, "m dims"]
+    """The training pictures."""
+    test: Float64[Tensor, "n"]
+    """How far the first test pictures are from the nearest of them."""
+    unit: float
+    """What distances are told in."""
 
 
 class Reference:
@@ -121,6 +133,8 @@ class Reference:
         m = self.n if counts["test"] is None else min(self.n, counts["test"])
         x, cond, _ = data.split("test", m, plan.seed)
         self.pictures = _integers(x)
+        # Of how many samples the nearest training pictures are sought: their features are wanted, too.
+        self.compared = min(plan.compared, self.n, plan.kept)
         self.test = _shared(features, self.pictures, plan.kept, cond.get("label"))
         self.test.check("test pictures", features)
         seen = max(self.n, LOOKED_THROUGH) if plan.compared else self.n
@@ -131,6 +145,18 @@ class Reference:
         self.train, self.near_features = self._trained()
         self.train.check("training pictures", features)
         self.floor = measured(self.train, self.test)
+
+    @cached_property
+    def views(self) -> dict[str, View]:
+        """In pixels, in which distances are told in levels of 255, and in features."""
+        m, levels = min(self.compared, len(self.test.features)), self.near[0].numel() ** 0.5
+        pixels, near = (pictures.flatten(1) for pictures in (self.pictures[:m], self.near))
+        return {
+            "pixels": View(near, nearest(pixels, near).distance, levels),
+            "features": View(
+                self.near_features, nearest(self.test.features[:m], self.near_features).distance, 1.0
+            ),
+        }
 
     def _trained(self) -> tuple[Summary, Float[Tensor, "m dims"]]:
         """The summary of the first training pictures, and the features of all."""
@@ -151,7 +177,7 @@ def evaluate(
     reference: Reference,
     watch: Watch | None = None,
     guide: Guide | None = None,
-    drawn: Callable[[int], None] = lambda pictures: None,
+    bar: Bar = silent,
     **choices: Any,
 ) -> Evaluation:
     """The figures of a model.
@@ -165,13 +191,14 @@ def evaluate(
         reference: Pictures of its data.
         watch: Sees every state of every batch that is denoised.
         guide: As of `samples`.
-        drawn: Told how many more pictures have been drawn.
+        bar: Shows how far the drawing is.
         choices: As of `samples`: steps, solver, guidance, grid, threshold.
 
     Raises:
         PhinError: Another model's reference, pictures that are not finite or all alike; and as `samples`.
     """
-    data, features, plan = reference.data, reference.features, reference.plan
+    drawing = Drawing(model, reference.plan.seed, watch, guide, bar, choices)
+    data, features = reference.data, reference.features
     if model.facts.shape != data.shape:
         raise PhinError(
             f"{model.path} draws {_size(model.facts.shape)}, and {data.name} has pictures of "
@@ -179,9 +206,9 @@ def evaluate(
         )
     label = reference.label if model.facts.classes else None
     read = label is not None and features.class_names == model.facts.class_names
-    sampled = sampling(model, choices)
     begun = time.perf_counter()
-    summary, first, seconds = _drawn(model, reference, label, read, watch, guide, drawn, choices)
+    summary, first = _drawn(drawing, reference, label, read)
+    seconds = drawing.seconds
     summary.check("pictures that it drew", features)
     found: dict[str, Any] = {
         "n": reference.n,
@@ -192,58 +219,31 @@ def evaluate(
         ),
     }
     if read:
-        found["label"] = _read(summary, reference.test)
+        found["label"] = summary.rate.beside(reference.test.rate)
     side = min(10, len(first))
     shows = {"samples": tile(_arrays(first[: SHOWN // 10 * side]), side)}
-    if plan.compared:
+    if reference.compared:
         found["memorisation"], shows["nearest"] = _memorisation(summary, first, reference)
     found |= {
         "pictures_per_second": reference.n / seconds,
         "seconds": time.perf_counter() - begun - seconds,
         **costs(model, data),
-        "sampling": {**sampled, "seed": plan.seed, **(guide.facts if guide else {})},
+        "sampling": drawing.facts,
     }
     return Evaluation(found, shows)
 
 
 def _drawn(
-    model: Model,
-    reference: Reference,
-    label: Tensor | None,
-    read: bool,
-    watch: Watch | None,
-    guide: Guide | None,
-    told: Callable[[int], None],
-    choices: dict[str, Any],
-) -> tuple[Summary, UInt8[Tensor, "first c h w"], float]:
-    """The pictures' summary, the first of them, and the seconds that it took to draw them all."""
-    plan, (rank, processes) = reference.plan, process()
-    draw = models.drawer(model, plan.seed, watch, guide, choices)
-    summary, first, kept, seconds = Summary(plan.kept), [], max(plan.compared, SHOWN), 0.0
-    for places in _batches(range(rank, reference.n, processes)):
-        wanted = None if label is None else label[torch.as_tensor(places)]
-        begun = time.perf_counter()
-        x = draw(model.facts.shape, {} if wanted is None else {"label": wanted}, places).cpu()
-        seconds += time.perf_counter() - begun
-        if not bool(x.isfinite().all()):
-            bad = places[int((~x.isfinite()).flatten(1).any(1).nonzero()[0])]
-            raise PhinError(
-                f"picture {bad} that {model.path} drew has values that are not finite; draw with other "
-                "choices, such as more steps or less guidance, or train it anew with a lower lr"
-            )
+    drawing: Drawing, reference: Reference, label: Tensor | None, read: bool
+) -> tuple[Summary, UInt8[Tensor, "first c h w"]]:
+    """The summary of pictures of these labels, and the first of them."""
+    summary, first = Summary(reference.plan.kept), list[Tensor]()
+    for places, x in drawing.batches(reference.n, {} if label is None else {"label": label}):
         pictures = to_integers(x)
-        summary.add(places, reference.features(pictures), wanted if read else None)
-        first.append(pictures[: len([place for place in places if place < kept])])
-        told(len(places))
-    return (
-        summary.gathered(),
-        whole(torch.cat(first)),
-        max(float(part) for part in gathered(torch.tensor([seconds]))),
-    )
-
-
-def _batches(places: range) -> Iterator[range]:
-    return (places[start : start + AT_ONCE] for start in range(0, len(places), AT_ONCE))
+        wanted = label[torch.as_tensor(places)] if read and label is not None else None
+        summary.add(places, reference.features(pictures), wanted)
+        first.append(pictures[: sum(place < max(reference.compared, SHOWN) for place in places)])
+    return summary.gathered(), whole(torch.cat(first))
 
 
 def _integers(x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
@@ -259,51 +259,29 @@ def _shared(features: Features, pictures: Tensor, kept: int, labels: Tensor | No
     return summarised(features, pictures[rank::processes], kept, own, places).gathered()
 
 
-def _read(summary: Summary, real: Summary) -> dict[str, Any]:
-    made, seen = summary.rate, real.rate
-    return {
-        "right": made.right,
-        "n": made.n,
-        "rate": made.value,
-        "error": made.error,
-        "real_rate": seen.value,
-        "real_error": seen.error,
-        "share": made.value / seen.value if seen.right else None,
-    }
-
-
 def _memorisation(
     summary: Summary, first: UInt8[Tensor, "n c h w"], reference: Reference
 ) -> tuple[dict[str, Any], Picture]:
     """Whether samples are nearer to training pictures than test pictures are; and the nearest pairs."""
-    n = min(reference.plan.compared, len(first), len(summary.features))
-    m = min(n, len(reference.test.features))
-    levels = first[0].numel() ** 0.5
-    views = {
-        "pixels": (first, reference.pictures, reference.near, levels),
-        "features": (summary.features, reference.test.features, reference.near_features, 1.0),
-    }
+    n, samples = reference.compared, {"pixels": first, "features": summary.features}
+    m = len(reference.views["pixels"].test)
     found: dict[str, Any] = {"n": n, "train": len(reference.near), "reference": {"split": "test", "n": m}}
     rows: list[Picture] = []
-    for name, (samples, test, train, unit) in views.items():
-        made, real = (nearest(x.flatten(1), train.flatten(1)) for x in (samples[:n], test[:m]))
+    for name, (train, test, unit) in reference.views.items():
+        made = nearest(samples[name][:n].flatten(1), train)
         found[name] = {
-            "nearer": _estimate(copying(made.distance, real.distance)),
+            "nearer": copying(made.distance, test).facts,
             "median": float(made.distance.median()) / unit,
-            "test_median": float(real.distance.median()) / unit,
+            "test_median": float(test.median()) / unit,
         }
         most = made.distance.argsort()[:PAIRS]
-        rows += [*_arrays(first[:n][most]), *_arrays(reference.near[made.index[most]])]
+        rows += [*_arrays(first[most]), *_arrays(reference.near[made.index[most]])]
     return found, tile(rows, len(rows) // 4)
 
 
 def _arrays(pictures: UInt8[Tensor, "n c h w"]) -> list[Picture]:
     last = pictures.movedim(1, -1).numpy()
     return [*(last[..., 0] if last.shape[-1] == 1 else last)]
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "error": estimate.error, "interval": list(estimate.interval)}
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -337,11 +315,13 @@ def summary(figures: dict[str, Any]) -> str:
         f"many training pictures; features: {figures['features']}, {figures['dims']:,}",
         "± is the standard error, by the jackknife over ten groups",
     ]
-    cost = [f"{figures['parameters']:,} parameters"]
-    if "training_minutes" in figures:
-        minutes, flops = figures["training_minutes"], figures["training_flops"]
-        cost += [f"{minutes:.3g} minutes and {flops:.2g} operations of training"]
-    cost += [
+    trained = [
+        *([f"{figures['training_minutes']:.3g} minutes"] if "training_minutes" in figures else []),
+        *([f"{figures['training_flops']:.2g} operations"] if "training_flops" in figures else []),
+    ]
+    cost = [
+        f"{figures['parameters']:,} parameters",
+        *([f"{' and '.join(trained)} of training"] if trained else []),
         f"{figures['pictures_per_second']:,.3g} pictures a second",
         f"measured in {figures['seconds']:.3g} s",
     ]

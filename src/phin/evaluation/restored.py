@@ -3,8 +3,6 @@
 It is given what is left of test pictures. Its pictures are rounded to 8 bits first.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,33 +10,22 @@ import torch
 from torch import Tensor
 
 from phin.data import Data
-from phin.data.base import from_integers, some
+from phin.data.base import from_integers
 from phin.data.degraded import Degradation, Degraded
-from phin.evaluation import drawing
+from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features
 from phin.metrics.jackknife import mean
 from phin.metrics.reading import Rate
-from phin.models import Model, Watch
 from phin.pictures import Picture, tile, to_bytes, to_integers
-from phin.sampling import Guide
 
 USUAL = 1000
-AT_ONCE = 64
 SHOWN = 10  # pictures
 
 
 def evaluate(
-    model: Model,
-    data: Data,
-    degradation: Degradation,
-    features: Features | None,
-    plan: Plan,
-    watch: Watch | None = None,
-    guide: Guide | None = None,
-    drawn: Callable[[int], None] = lambda pictures: None,
-    **choices: Any,
+    drawing: Drawing, data: Data, degradation: Degradation, features: Features | None, plan: Plan
 ) -> tuple[dict[str, Any], dict[str, Picture]]:
     """The figures of a model, and pictures to show: what was given, above what was drawn, above the picture.
 
@@ -46,16 +33,18 @@ def evaluate(
     in the training; and `features`, which read labels off pictures, or None.
 
     Raises:
-        PhinError: Features of other pictures, more pictures than there are; and as `samples`.
+        PhinError: Features of other pictures, more pictures than there are, or some that are not finite.
     """
     degraded = Degraded(data, degradation)
-    real, cond, _ = degraded.split("test", plan.n, plan.seed) if plan.n else some(degraded, "test", USUAL)
-    n, label = len(real), cond.get("label")
-    told = {"image": cond["image"], **({"label": cond["label"]} if model.facts.classes else {})}
-    begun = time.perf_counter()
-    x = drawing.drawn(model, n, told, AT_ONCE, plan.seed, watch, guide, drawn, choices)
-    seconds = time.perf_counter() - begun
-    x, given, known = from_integers(to_integers(x)), cond["image"][:, :-1], cond["image"][:, -1:] > 0
+    n = plan.n or min(USUAL, data.count("test") or USUAL)
+    real, cond, _ = degraded.split("test", n, plan.seed)
+    label = cond.get("label")
+    reader = features if label is not None and features and features.class_names == data.class_names else None
+    if reader:
+        reader.check(data.shape)
+    told = {"image": cond["image"], **({"label": cond["label"]} if drawing.model.facts.classes else {})}
+    x = from_integers(to_integers(drawing.together(n, told)))
+    given, known = cond["image"][:, :-1], cond["image"][:, -1:] > 0
     found: dict[str, Any] = {
         name: {
             "off_given": asdict(mean(_off(degradation.see(part), given, known))),
@@ -63,17 +52,16 @@ def evaluate(
         }
         for name, part in (("drawn", x), ("real", real), ("given", given))
     }
-    if features is not None and label is not None and features.class_names == data.class_names:
-        features.check(data.shape)
+    if reader and label is not None:
         for name, part in (("drawn", x), ("real", real), ("given", given)):
-            found[name]["label"] = _read(features, part, label)
+            found[name]["label"] = _read(reader, part, label).facts
     figures = {
         "n": n,
         "restored": found,
         "degrade": str(degradation),
         **({"features": features.name} if features else {}),
-        "pictures_per_second": n / seconds,
-        "sampling": {**drawing.sampling(model, choices), "seed": plan.seed},
+        "pictures_per_second": n / drawing.seconds,
+        "sampling": drawing.facts,
     }
     shown = torch.cat([part[:SHOWN] for part in (given, x, real)])
     return figures, {"samples": tile([*to_bytes(shown)], min(SHOWN, n))}
@@ -86,11 +74,9 @@ def _off(x: Tensor, y: Tensor, known: Tensor) -> Tensor:
     return apart.sum((1, 2, 3))[counts > 0] / counts[counts > 0]
 
 
-def _read(features: Features, pictures: Tensor, label: Tensor) -> dict[str, Any]:
+def _read(features: Features, pictures: Tensor, label: Tensor) -> Rate:
     parts = to_integers(pictures).split(512)
-    right = torch.cat([features(part).logits.argmax(1).cpu() for part in parts]) == label
-    rate = Rate(int(right.sum()), len(right))
-    return {"right": rate.right, "n": rate.n, "rate": rate.value, "error": rate.error}
+    return Rate.of(torch.cat([features(part).logits.argmax(1).cpu() for part in parts]) == label)
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:

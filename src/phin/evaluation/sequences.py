@@ -3,41 +3,28 @@
 The reference is the test split. What as many training sequences get stands beside every figure.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from phin.data.sequences import Sequences
-from phin.evaluation import drawing
+from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, plus_minus
 from phin.metrics.jackknife import mean
 from phin.metrics.sequences import STATISTICS, mean_error, off_circle
-from phin.models import Model, Watch
-from phin.sampling import Guide
 
 USUAL = 10_000
-AT_ONCE = 512
+AT_ONCE = 500
 
 
-def evaluate(
-    model: Model,
-    data: Sequences,
-    plan: Plan,
-    watch: Watch | None = None,
-    guide: Guide | None = None,
-    drawn: Callable[[int], None] = lambda sequences: None,
-    **choices: Any,
-) -> dict[str, Any]:
+def evaluate(drawing: Drawing, data: Sequences, plan: Plan) -> dict[str, Any]:
     """How far the means of every statistic are from the test split's; arguments as of `modes.evaluate`.
 
     Raises:
-        PhinError: As `samples`; and sequences that are not finite.
+        PhinError: Sequences that are not finite.
     """
-    n, begun = plan.n or USUAL, time.perf_counter()
-    x = drawing.drawn(model, n, {}, AT_ONCE, plan.seed, watch, guide, drawn, choices)
-    seconds = time.perf_counter() - begun
+    n = plan.n or USUAL
+    x = drawing.together(n, at_once=AT_ONCE)
     train, test = (data.split(which, n, plan.seed).x for which in ("train", "test"))
     found = {
         name: {"value": made.value, "error": made.error, "floor": asdict(floor)}
@@ -52,8 +39,8 @@ def evaluate(
         "n": n,
         "statistics": found,
         "off_circle": circle,
-        "sequences_per_second": n / seconds,
-        "sampling": {**drawing.sampling(model, choices), "seed": plan.seed},
+        "sequences_per_second": n / drawing.seconds,
+        "sampling": drawing.facts,
     }
 
 

@@ -4,17 +4,16 @@ Each frame is moved to where MNIST has its digits before it is read. Real videos
 beside the model's. Frames are rounded to 8 bits first.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from phin.data.moving import Moving
-from phin.evaluation import drawing
+from phin.errors import PhinError
+from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.evaluation.words import INK
@@ -22,9 +21,7 @@ from phin.metrics.features import Features
 from phin.metrics.jackknife import mean
 from phin.metrics.moving import centred, velocity
 from phin.metrics.reading import Rate
-from phin.models import Model, Watch
 from phin.pictures import Picture, still, tile, to_integers
-from phin.sampling import Guide
 
 USUAL = 1000
 AT_ONCE = 16
@@ -32,14 +29,7 @@ SHOWN = 20  # videos
 
 
 def evaluate(
-    model: Model,
-    data: Moving,
-    features: Features,
-    plan: Plan,
-    watch: Watch | None = None,
-    guide: Guide | None = None,
-    drawn: Callable[[int], None] = lambda videos: None,
-    **choices: Any,
+    drawing: Drawing, data: Moving, features: Features, plan: Plan
 ) -> tuple[dict[str, Any], dict[str, Picture]]:
     """The figures of a model, and pictures to show.
 
@@ -47,23 +37,27 @@ def evaluate(
     as the first frame. Arguments are as of `modes.evaluate`, and `features`, which read digits.
 
     Raises:
-        PhinError: Features of other pictures; and as `samples`.
+        PhinError: Features of other pictures, or of other classes; videos that are not finite.
     """
     channels, _, height, width = data.shape
     features.check((channels, height, width))
-    n, begun = plan.n or USUAL, time.perf_counter()
+    if features.class_names != data.class_names:
+        raise PhinError(
+            f"{features.name} does not read the classes of {data.name}, {', '.join(data.class_names)}: "
+            "measure by --features digit-reader, or by a classifier of these"
+        )
+    n = plan.n or USUAL
     real, cond, _ = data.split("test", n, plan.seed)
-    told = {"label": cond["label"]} if model.facts.classes else {}
-    x = drawing.drawn(model, n, told, AT_ONCE, plan.seed, watch, guide, drawn, choices)
-    seconds = time.perf_counter() - begun
+    told = {"label": cond["label"]} if drawing.model.facts.classes else {}
+    x = drawing.together(n, told, AT_ONCE)
     found = {name: judge(features, part, told.get("label")) for name, part in (("drawn", x), ("real", real))}
     figures = {
         "n": n,
         "videos": found,
         "told": bool(told),
         "features": features.name,
-        "videos_per_second": n / seconds,
-        "sampling": {**drawing.sampling(model, choices), "seed": plan.seed},
+        "videos_per_second": n / drawing.seconds,
+        "sampling": drawing.facts,
     }
     return figures, {"samples": tile([still(video) for video in x[:SHOWN]], 2)}
 
@@ -81,16 +75,11 @@ def judge(
     right = (digits == (digits[:, 0] if label is None else label)[:, None]) & (digits >= 0)
     speed, unsteady = velocity(frames)
     return {
-        "frames": _counted(right.flatten()),
-        "whole": _counted(right.all(1)),
+        "frames": Rate.of(right.flatten()).facts,
+        "whole": Rate.of(right.all(1)).facts,
         "speed": asdict(mean(speed.norm(dim=1))),
         "unsteadiness": asdict(mean(unsteady)),
     }
-
-
-def _counted(right: Bool[Tensor, " m"]) -> dict[str, Any]:
-    rate = Rate(int(right.sum()), len(right))
-    return {"right": rate.right, "n": rate.n, "rate": rate.value, "error": rate.error}
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:

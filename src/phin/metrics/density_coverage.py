@@ -5,18 +5,13 @@ References:
     equations 4 to 6, with k = 5.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
 from phin.metrics.jackknife import Estimate
-from phin.metrics.neighbours import clouds, counts, estimate, reached, squared_radii
+from phin.metrics.neighbours import Points, clouds, counts, estimate, reached
 
 NEIGHBOURS = 5
 
 
-def density(
-    generated: Float[Tensor, "n dims"], real: Float[Tensor, "m dims_real"], k: int = NEIGHBOURS
-) -> Estimate:
+def density(generated: Points, real: Points, k: int = NEIGHBOURS) -> Estimate:
     """In how many balls of real points a generated one is, over k: `mean_j sum_i 1[|y_j - x_i| <= r_i] / k`.
 
     It is about 1 for real points; more where what is drawn keeps to where real points are dense. The error is
@@ -26,12 +21,10 @@ def density(
         PhinError: Too few points for k neighbours, or features of different dimensions.
     """
     inside, centres = clouds(generated, real)
-    return estimate(inside.mean(counts(centres, squared_radii(centres, k), inside)) / k)
+    return estimate(inside.mean(counts(centres, centres.squared_radii(k), inside)) / k)
 
 
-def coverage(
-    generated: Float[Tensor, "n dims"], real: Float[Tensor, "m dims_real"], k: int = NEIGHBOURS
-) -> Estimate:
+def coverage(generated: Points, real: Points, k: int = NEIGHBOURS) -> Estimate:
     """The share of real points in whose ball a generated one is: `mean_i 1[any_j |y_j - x_i| <= r_i]`.
 
     With as many generated points as real ones, of the same distribution, it is about 1 - 2^-k. The error is
@@ -41,4 +34,4 @@ def coverage(
         PhinError: As `density`.
     """
     inside, centres = clouds(generated, real)
-    return estimate(centres.mean(reached(centres, squared_radii(centres, k), inside)))
+    return estimate(centres.mean(reached(centres, centres.squared_radii(k), inside)))

@@ -3,11 +3,13 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from phin.errors import PhinError
 from phin.metrics.jackknife import Estimate
+
+ROWS = 256  # points a side: distances of as many from each other stay in a processor's cache
 
 
 def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m _"]) -> Estimate:
@@ -47,9 +49,11 @@ def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m _"]) -> Estimat
         )
     if not (x.isfinite().all() and y.isfinite().all()):
         raise PhinError("a point is not finite; look for NaN in what made it")
+    x, y = (points.detach().cpu().double() for points in (x, y))
     n, m = len(x), len(y)
-    between, within_x, within_y = lengths(x, y), lengths(x, x), lengths(y, y)
-    across, inside_x, inside_y = between.sum(), within_x.sum(), within_y.sum()
+    from_x, from_y = between(x, y)
+    within_x, within_y = within(x), within(y)
+    across, inside_x, inside_y = from_x.sum(), within_x.sum(), within_y.sum()
     value = 2 * across / (n * m) - inside_x / (n * (n - 1)) - inside_y / (m * (m - 1))
 
     def variance(own: Tensor, others: Tensor, inside: Tensor) -> Tensor:
@@ -58,13 +62,30 @@ def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m _"]) -> Estimat
         without = 2 * (across - others) / ((k - 1) * other) - (inside - 2 * own) / ((k - 1) * (k - 2))
         return (k - 1) * without.var(correction=0)
 
-    squared = variance(within_x, between, inside_x) + variance(within_y, lengths(y, x), inside_y)
+    squared = variance(within_x, from_x, inside_x) + variance(within_y, from_y, inside_y)
     return Estimate(float(value), math.sqrt(squared))
 
 
-def lengths(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], rows: int = 1024) -> Float[Tensor, "n"]:
-    """For each point of a, the sum of its distances from all of b, in float64."""
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    # The faster way by squares and products cancels where points are near.
-    plain = "donot_use_mm_for_euclid_dist"
-    return torch.cat([torch.cdist(part, b, compute_mode=plain).sum(1) for part in a.split(rows)])
+def between(
+    a: Float64[Tensor, "n d"], b: Float64[Tensor, "m d"]
+) -> tuple[Float64[Tensor, "n"], Float64[Tensor, "m"]]:
+    """For each point of a, the sum of its distances from all of b; and for each point of b, from all of a."""
+    from_a, from_b = a.new_zeros(len(a)), b.new_zeros(len(b))
+    for part, sums in zip(a.split(ROWS), from_a.split(ROWS), strict=True):
+        for other, others in zip(b.split(ROWS), from_b.split(ROWS), strict=True):
+            # The faster way by squares and products cancels where points are near.
+            apart = torch.cdist(part, other, compute_mode="donot_use_mm_for_euclid_dist")
+            sums += apart.sum(1)
+            others += apart.sum(0)
+    return from_a, from_b
+
+
+def within(a: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
+    """For each point, the sum of its distances from all of its own set: each pair of parts is taken once."""
+    sums = a.new_zeros(len(a))
+    for start in range(0, len(a), ROWS):
+        end = start + ROWS
+        here, there = between(a[start:end], a[end:])
+        sums[start:end] += between(a[start:end], a[start:end])[0] + here
+        sums[end:] += there
+    return sums

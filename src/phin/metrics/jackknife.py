@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,9 +27,14 @@ class Estimate:
         """95 %, by Student's t, where the error is that of a jackknife over `GROUPS` groups."""
         return self.value - REACH * self.error, self.value + REACH * self.error
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """It with its interval, JSON-able."""
+        return {"value": self.value, "error": self.error, "interval": list(self.interval)}
+
 
 def mean(values: Float[Tensor, " n"]) -> Estimate:
-    """The mean of independent values, and its standard error s / sqrt(n)."""
+    """The mean of independent values, of which there is one at least, and its standard error s / sqrt(n)."""
     deviation = float(values.double().std()) if len(values) > 1 else math.nan
     return Estimate(float(values.double().mean()), deviation / math.sqrt(len(values)))
 

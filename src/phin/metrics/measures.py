@@ -30,10 +30,10 @@ MEASURES: dict[str, Measure] = {
     "frechet": Measure("FID", lambda x, real: frechet_estimate(x.moments, real.moments), by_first=False),
     "kernel": Measure("KID", lambda x, real: kernel_distance(x.features, real.features), ratio=False),
     "inception": Measure("Inception Score", lambda x, _: inception_score(x.certainties), by_first=False),
-    "precision": Measure("precision", lambda x, real: precision(x.features, real.features)),
-    "recall": Measure("recall", lambda x, real: recall(x.features, real.features)),
-    "density": Measure("density", lambda x, real: density(x.features, real.features)),
-    "coverage": Measure("coverage", lambda x, real: coverage(x.features, real.features)),
+    "precision": Measure("precision", lambda x, real: precision(x.cloud, real.cloud)),
+    "recall": Measure("recall", lambda x, real: recall(x.cloud, real.cloud)),
+    "density": Measure("density", lambda x, real: density(x.cloud, real.cloud)),
+    "coverage": Measure("coverage", lambda x, real: coverage(x.cloud, real.cloud)),
 }
 
 
@@ -59,14 +59,10 @@ def figures(
         made, least = found[name], floor[name]
         n, m = (min(s.n, s.kept) if measure.by_first else s.n for s in (x, real))
         table[name] = {
-            **_estimate(made),
+            **made.facts,
             "n": n,
-            "floor": _estimate(least),
+            "floor": least.facts,
             "over_floor": made.value / least.value if measure.ratio and least.value else None,
             "reference": {"split": split, "n": m},
         }
     return table
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "error": estimate.error, "interval": list(estimate.interval)}

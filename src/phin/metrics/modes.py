@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phin.data.base import from_integers
 from phin.errors import PhinError
-from phin.nets.classifier import Classifier
-from phin.pictures import to_bytes
+from phin.metrics.features import Features
+from phin.pictures import to_integers
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,22 @@ class Modes:
     kl: float
 
 
-@torch.no_grad()
-def read_modes(reader: Classifier, x: Float[Tensor, "n layers height width"]) -> Int64[Tensor, "n"]:
+def read_modes(reader: Features, x: Float[Tensor, "n layers height width"]) -> Int64[Tensor, "n"]:
     """The mode of each picture, a number of one digit a layer, of which the first has the highest value.
 
     Each layer is rounded to 8 bits and read by itself.
     """
-    layers = from_integers(torch.as_tensor(to_bytes(x.flatten(0, 1)[:, None]))[:, None])
-    device = reader.head.weight.device
-    digits = torch.cat([reader(part.to(device)).argmax(1).cpu() for part in layers.split(512)])
-    value = reader.head.out_features ** torch.arange(x.shape[1]).flip(0)
+    layers = to_integers(x.flatten(0, 1)[:, None])
+    digits = torch.cat([reader(part).logits.argmax(1).cpu() for part in layers.split(512)])
+    value = len(reader.class_names) ** torch.arange(x.shape[1]).flip(0)
     return (digits.view(len(x), -1) * value).sum(1)
 
 
 def count(
-    reader: Classifier, pictures: Iterable[Float[Tensor, "_ layers height width"]], layers: int
+    reader: Features, pictures: Iterable[Float[Tensor, "_ layers height width"]], layers: int
 ) -> Int64[Tensor, "modes"]:
     """How many of the pictures, which come in batches, are of each mode: to be added up over processes."""
-    modes = reader.head.out_features**layers
+    modes = len(reader.class_names) ** layers
     counts = torch.zeros(modes, dtype=torch.int64)
     for x in pictures:
         counts += torch.bincount(read_modes(reader, x), minlength=modes)

@@ -7,7 +7,7 @@ repetition.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -32,6 +32,7 @@ class Cloud:
 
     points: Float64[Tensor, "n dims"]
     groups: int = GROUPS
+    _radii: dict[int, Float64[Tensor, "left n"]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, points: Float[Tensor, "n dims"], groups: int = GROUPS) -> "Cloud":
@@ -53,29 +54,35 @@ class Cloud:
         present = self.present()
         return torch.where(present, found.double(), 0).sum(1) / present.sum(1)
 
+    def squared_radii(self, k: int) -> Float64[Tensor, "left n"]:
+        """The squared distance of each point from its k-th neighbour; `NOWHERE` for those that are left out.
 
-def squared_radii(cloud: Cloud, k: int) -> Float64[Tensor, "left n"]:
-    """The squared distance of each point from its k-th neighbour; `NOWHERE` for those that are left out.
+        It is a hair more, so that a point at this very distance is inside in spite of rounding. It is found
+        when it is first asked for, and kept.
 
-    It is a hair more, so that a point at this very distance is inside in spite of rounding.
+        Raises:
+            PhinError: Without a group, there are no k neighbours.
+        """
+        if k not in self._radii:
+            self._radii[k] = self._squared_radii(k)
+        return self._radii[k]
 
-    Raises:
-        PhinError: Without a group, there are no k neighbours.
-    """
-    size, groups = len(cloud) // cloud.groups, cloud.groups
-    if size * (groups - 1) <= k:
-        raise PhinError(
-            f"{len(cloud)} pictures have no {k} neighbours each without a tenth of them; give more pictures"
-        )
-    nearest = torch.empty(len(cloud), groups, min(k, size), dtype=torch.float64)
-    for rows, squared in squared_distances(cloud.points, cloud.points):
-        squared[torch.arange(len(squared)), rows] = torch.inf  # no point is its own neighbour
-        nearest[rows] = squared.view(len(squared), groups, size).topk(min(k, size), largest=False).values
-    without = [nearest[:, torch.arange(groups) != left] for left in range(groups)]
-    radii = [part.flatten(1).kthvalue(k).values for part in [*without, nearest]]
-    relative, share = ROUNDING
-    spread = (cloud.points - cloud.points.mean(0)).square().sum(1).mean()
-    return torch.where(cloud.present(), torch.stack(radii) * (1 + relative) + share * spread, NOWHERE)
+    def _squared_radii(self, k: int) -> Float64[Tensor, "left n"]:
+        size, groups = len(self) // self.groups, self.groups
+        if size * (groups - 1) <= k:
+            raise PhinError(
+                f"{len(self)} pictures have no {k} neighbours each without a tenth of them; give more "
+                "pictures"
+            )
+        nearest = torch.empty(len(self), groups, min(k, size), dtype=torch.float64)
+        for rows, squared in squared_distances(self.points, self.points):
+            squared[torch.arange(len(squared)), rows] = torch.inf  # no point is its own neighbour
+            nearest[rows] = squared.view(len(squared), groups, size).topk(min(k, size), largest=False).values
+        without = [nearest[:, torch.arange(groups) != left] for left in range(groups)]
+        radii = [part.flatten(1).kthvalue(k).values for part in [*without, nearest]]
+        relative, share = ROUNDING
+        spread = (self.points - self.points.mean(0)).square().sum(1).mean()
+        return torch.where(self.present(), torch.stack(radii) * (1 + relative) + share * spread, NOWHERE)
 
 
 def counts(centres: Cloud, squared: Float64[Tensor, "left n"], points: Cloud) -> Int64[Tensor, "left m"]:
@@ -114,12 +121,18 @@ def squared_distances(
         yield rows, torch.addmm(length, part, b.T, alpha=-2).add_(part.square().sum(1)[:, None]).clamp_(min=0)
 
 
-def clouds(a: Float[Tensor, "n dims"], b: Float[Tensor, "m dims_b"]) -> tuple[Cloud, Cloud]:
+Points = Float[Tensor, "_ _"] | Cloud
+"""Features; or the cloud of them, which several measures may have in common."""
+
+
+def clouds(a: Points, b: Points) -> tuple[Cloud, Cloud]:
     """Both sets as clouds.
 
     Raises:
         PhinError: They have different dimensions.
     """
-    if a.shape[1] != b.shape[1]:
-        raise PhinError(f"features of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared")
-    return Cloud.of(a), Cloud.of(b)
+    first, second = (points if isinstance(points, Cloud) else Cloud.of(points) for points in (a, b))
+    dims = first.points.shape[1], second.points.shape[1]
+    if dims[0] != dims[1]:
+        raise PhinError(f"features of {dims[0]} and {dims[1]} dimensions cannot be compared")
+    return first, second

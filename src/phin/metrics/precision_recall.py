@@ -7,18 +7,13 @@ References:
     arXiv:1904.06991, equations 1 and 2, with k = 3.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
 from phin.metrics.jackknife import Estimate
-from phin.metrics.neighbours import clouds, counts, estimate, squared_radii
+from phin.metrics.neighbours import Points, clouds, counts, estimate
 
 NEIGHBOURS = 3
 
 
-def precision(
-    generated: Float[Tensor, "n dims"], real: Float[Tensor, "m dims_real"], k: int = NEIGHBOURS
-) -> Estimate:
+def precision(generated: Points, real: Points, k: int = NEIGHBOURS) -> Estimate:
     """The share of generated points in the ball of some real one: `mean_j 1[any_i |y_j - x_i| <= r_i]`.
 
     Real points have no more than about 0.8 to show, most often: see what training data have. One real outlier
@@ -29,12 +24,10 @@ def precision(
         PhinError: Too few points for k neighbours, or features of different dimensions.
     """
     inside, centres = clouds(generated, real)
-    return estimate(inside.mean(counts(centres, squared_radii(centres, k), inside) > 0))
+    return estimate(inside.mean(counts(centres, centres.squared_radii(k), inside) > 0))
 
 
-def recall(
-    generated: Float[Tensor, "n dims"], real: Float[Tensor, "m dims_real"], k: int = NEIGHBOURS
-) -> Estimate:
+def recall(generated: Points, real: Points, k: int = NEIGHBOURS) -> Estimate:
     """The share of real points that are in the ball of some generated one: low where modes are missing.
 
     Generated noise, whose balls are vast, can have all of it: it is worth nothing without precision.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from phin.data.base import from_integers
@@ -104,6 +104,11 @@ class Rate:
     right: int
     n: int
 
+    @classmethod
+    def of(cls, right: Bool[Tensor, " n"]) -> "Rate":
+        """How many of these were."""
+        return cls(int(right.sum()), len(right))
+
     @property
     def value(self) -> float:
         """The share; NaN of none."""
@@ -122,6 +127,17 @@ class Rate:
             return math.nan
         p, n = self.value, self.n
         return math.sqrt(p * (1 - p) / n + 1 / (4 * n * n)) / (1 + 1 / n)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it, JSON-able; None is no value."""
+        value, error = (self.value, self.error) if self.n else (None, None)
+        return {"right": self.right, "n": self.n, "rate": value, "error": error}
+
+    def beside(self, real: "Rate") -> dict[str, Any]:
+        """It beside that of real pictures, JSON-able: `share` is the one over the other; None is no value."""
+        seen, share = real.facts, self.value / real.value if self.n and real.right else None
+        return {**self.facts, "real_rate": seen["rate"], "real_error": seen["error"], "share": share}
 
 
 @dataclass(frozen=True)
@@ -185,29 +201,15 @@ class Evaluation:
     floor: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON. `share` is the generated pictures' rate over the real ones'; None is no value."""
-        table: dict[str, Any] = {"pictures": self.pictures, "cells": self.cells}
-        for name, made in vars(self.generated).items():
-            real: Rate = getattr(self.real, name)
-            table[name] = {
-                "right": made.right,
-                "n": made.n,
-                "rate": _number(made.value),
-                "error": _number(made.error),
-                "real_rate": _number(real.value),
-                "real_error": _number(real.error),
-                "share": _number(made.value / real.value if real.right else math.nan),
-            }
-        ratio = self.frechet.value / self.floor.value if self.floor.value else math.nan
-        return table | {
+        """For JSON; rates as of `Rate.beside`."""
+        return {
+            "pictures": self.pictures,
+            "cells": self.cells,
+            **{name: made.beside(getattr(self.real, name)) for name, made in vars(self.generated).items()},
             "frechet": vars(self.frechet),
             "floor": vars(self.floor),
-            "frechet_over_floor": _number(ratio),
+            "frechet_over_floor": self.frechet.value / self.floor.value if self.floor.value else None,
         }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def evaluate(

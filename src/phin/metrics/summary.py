@@ -1,8 +1,9 @@
 """What is kept of a set of pictures, so that millions of them take no more memory than thousands."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 
 import numpy as np
@@ -15,6 +16,7 @@ from phin.metrics.features import Features, Seen
 from phin.metrics.frechet import Moments, moments
 from phin.metrics.inception_score import Certainty, certainty
 from phin.metrics.jackknife import GROUPS
+from phin.metrics.neighbours import Cloud
 from phin.metrics.processes import gathered
 from phin.metrics.reading import Rate
 
@@ -71,6 +73,7 @@ class Summary:
             self.right += int((logits.argmax(1) == labels.cpu()).sum())
         if (early := number < self.kept).any():
             self.first.append((number[early], features[early].float()))
+            vars(self).pop("cloud", None)
 
     def _merge(self, n: int, found: list[Moments], certain: list[Certainty]) -> None:
         self.moments = list(map(add, self.moments, found)) if self.n else found
@@ -82,6 +85,11 @@ class Summary:
         """Those of the first pictures, in their order."""
         number, features = (torch.cat(parts) for parts in zip(*self.first, strict=True))
         return features[number.argsort()]
+
+    @cached_property
+    def cloud(self) -> Cloud:
+        """The same, with what several measures need of the distances among them."""
+        return Cloud.of(self.features)
 
     @property
     def rate(self) -> Rate:
@@ -98,8 +106,7 @@ class Summary:
         Raises:
             PhinError: Their features have no covariance, even without a group, or they are all the same.
         """
-        least = features.dims + -(-features.dims // (GROUPS - 1)) + 1
-        if min(self.n - group.n for group in self.moments) <= features.dims:
+        if self.n < (least := fewest(features.dims)):
             raise PhinError(
                 f"{self.n:,} {what} are too few for the {features.dims:,} features of {features.name}, whose "
                 f"covariance they leave open: give {least:,} or more, or take fewer features by --features"
@@ -140,6 +147,15 @@ class Summary:
         whole.right = sum(int(part.sum()) for part in gathered(torch.tensor([self.right])))
         whole.first = [*zip(gathered(torch.cat(features[0])), gathered(torch.cat(features[1])), strict=True)]
         return whole
+
+
+def fewest(dims: int) -> int:
+    """The fewest pictures that have a covariance of so many features, even without the largest group.
+
+    The least n for which n - ceil(n / GROUPS) is above `dims`, for a covariance of n vectors has a rank of
+    n - 1 at most.
+    """
+    return math.ceil(GROUPS * (dims + 1) / (GROUPS - 1))
 
 
 def summarised(

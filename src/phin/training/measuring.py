@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from phin.data.base import Batch, Data
 from phin.errors import PhinError
 from phin.metrics.features import Features
 from phin.metrics.frechet import frechet_estimate
-from phin.metrics.summary import Summary, summarised
+from phin.metrics.summary import Summary, fewest, summarised
 from phin.pictures import to_integers
 
 BATCH = 64  # pictures drawn at once
@@ -31,7 +32,8 @@ class Measuring:
         told: Whether the model is told their labels.
 
     Raises:
-        PhinError: Data that the features do not take, or fewer held-out ones than n; and as `Summary.check`.
+        PhinError: Data that the features do not take, fewer held-out ones than n, or too few for so many
+            features; and later, as `Summary.check`.
     """
 
     def __init__(self, features: Features, data: Data, n: int, told: bool = True) -> None:
@@ -42,14 +44,19 @@ class Measuring:
             raise PhinError(
                 f"measure = {n}: {data.name} has {held:,} held-out pictures; measure by at most as many"
             )
+        if n < (least := fewest(features.dims)):
+            raise PhinError(
+                f"measure = {n} pictures are too few for the {features.dims:,} features of {features.name}, "
+                f"whose covariance they leave open: give {least:,} or more"
+            )
 
     def __call__(self, draw: Draw) -> dict[str, float]:
         """The Frechet distance, that of training pictures, and the share that is read as it should be."""
-        drawn, cond = Summary(), self._held.cond if self.told else {}
+        pictures, cond = list[Tensor](), self._held.cond if self.told else {}
         for start in range(0, self.n, BATCH):
-            places = range(self.n)[start : start + BATCH]
             own = {name: value[start : start + BATCH] for name, value in cond.items()}
-            drawn.add(places, self.features(to_integers(draw(own, places))), own.get("label"))
+            pictures.append(to_integers(draw(own, range(self.n)[start : start + BATCH])))
+        drawn = summarised(self.features, torch.cat(pictures), labels=cond.get("label"))
         reference, floor = self._reference
         found = {"frechet": frechet_estimate(drawn.moments, reference.moments).value, "frechet_floor": floor}
         return found | ({"read": drawn.rate.value} if "label" in cond else {})
