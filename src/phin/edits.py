@@ -69,9 +69,10 @@ class Editor:
                 raise PhinError(
                     f"{path} is {sizes[0]} and {paths[0]} is {sizes[1]}; give pictures of one size"
                 )
+        self.device = next(self.denoiser.parameters()).device
         self.pictures = [from_integers(torch.tensor(picture)) for _, picture in read]
         with torch.no_grad():
-            self.points = list(self.home.encode(torch.stack(self.pictures)).mean)
+            self.points = list(self.home.encode(torch.stack(self.pictures).to(self.device)).mean)
         self.kind, self.rows = self._conditions(model, prompts, labels)
 
     def _conditions(
@@ -97,7 +98,7 @@ class Editor:
         """The denoiser of pictures `which`, guided and kept in range as the configuration says."""
         if not self.kind:
             return guided(self.denoiser, {}, self.config)
-        cond = torch.stack([self.rows[k] for k in which])
+        cond = torch.stack([self.rows[k] for k in which]).to(self.device)
         return guided(self.denoiser, {self.kind: cond[:, 0] if self.kind == "label" else cond}, self.config)
 
     def vary(
@@ -126,6 +127,7 @@ class Editor:
         """
         height, width = self.points[0].shape[-2:]
         whole = known.unflatten(1, (width, -1)).unflatten(0, (height, -1)).all(3).all(1)
+        whole = whole.to(self.device)
 
         def draw(x: Tensor, noise: Noise, look: Look | None) -> Tensor:
             denoise = self.denoise([0] * len(x))
@@ -151,7 +153,7 @@ class Editor:
 
     def _pictures(self, z: Tensor) -> Float[Tensor, "n c h w"]:
         with torch.no_grad():
-            return self.home.decode(z)
+            return self.home.decode(z).cpu()
 
     def mix(self, steps: int, strength: float, seed: int = 0) -> Float[Tensor, "n c h w"]:
         """From the first picture to the second by the stochastic encoder: `editing.interpolate`."""

@@ -75,7 +75,7 @@ def prior_kl(x: Tensor, level: Level) -> Tensor:
 
     The prior is `solvers.prior`, for a VP process N(0, I).
     """
-    log_snr = level.log_snr.reshape(-1, 1)
+    log_snr = level.log_snr.reshape(-1, 1).to(x.device)
     return 0.5 * (F.softplus(log_snr) + torch.sigmoid(log_snr) * (x.flatten(1).square() - 1)).sum(1)
 
 

@@ -73,10 +73,10 @@ def categorical(bins: int = 256) -> Decoder:
     """
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
-        snr, clean = torch.exp(level.log_snr), (z / level.alpha)[..., None]
+        snr, clean = torch.exp(level.log_snr)[..., None].to(z.device), (z / level.alpha)[..., None]
 
         def log_weight(k: Tensor) -> Tensor:
-            return -0.5 * snr[..., None] * (clean - (2 * k.to(x.dtype) / (bins - 1) - 1)).square()
+            return -0.5 * snr * (clean - (2 * k.to(x.dtype) / (bins - 1) - 1)).square()
 
         wanted = log_weight(integers(x, bins)[..., None]).squeeze(-1)
         reach = math.ceil(10 * (bins - 1) * math.exp(-0.5 * float(level.log_snr.detach().min())))

@@ -22,3 +22,10 @@ def bf16_is_fast(device: torch.device) -> bool:
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Within it, networks on the device compute in bfloat16 where that is fast, else in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device))
+
+
+def allow_tf32(device: torch.device) -> None:
+    """Lets a GPU multiply what stays float32 in TF32 (10 bits), and try which convolution is fastest."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True

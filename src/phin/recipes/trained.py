@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from phin.errors import PhinError
+from phin.nets.device import preferred
 from phin.recipes import published
 from phin.recipes.base import Facts, Recipe
 from phin.recipes.description import restore
@@ -35,7 +36,7 @@ def shipped() -> list[str]:
 
 
 def load(source: str | Path) -> Model:
-    """A trained model.
+    """A trained model, on the machine's accelerator if it has one.
 
     Args:
         source: The name of a model that comes with phin ("numbers"), the folder of a run ("./numbers" if it
@@ -54,7 +55,7 @@ def load(source: str | Path) -> Model:
     recipe, facts = restore(metadata)
     net = recipe.model(facts)
     load_weights(net, tensors, path)
-    return Model(net.eval(), recipe, facts, metadata, path)
+    return Model(net.to(preferred()).eval(), recipe, facts, metadata, path)
 
 
 def _find(source: str | Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phin.errors import PhinError
+from phin.training.compiling import Choice
 from phin.training.ema import power
 
 
@@ -40,6 +41,8 @@ class TrainConfig:
     """Of everything random. The same seed on the same machine is the same run."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of the network's arithmetic; weights are float32. `auto` is bf16 where the hardware is fast at it."""
+    compile: Choice = "auto"
+    """Whether the network goes through torch.compile. `auto` tries it on a GPU, and keeps what is faster."""
     log_every: float = 0.005
     """Share of the budget between two records of the log."""
     validate_every: float = 0.1
@@ -76,7 +79,10 @@ class TrainConfig:
             raise PhinError(f"betas must be from 0 to less than 1, not {self.betas}")
 
     def learning_rate(self, progress: float) -> float:
-        """The learning rate at a share of the budget: up from 0 along a line, down to 0 along a cosine."""
+        """The learning rate at a share of the budget: up from 0 along a line, and down to 0 along a cosine.
+
+        Without `anneal` it stays where the line ends.
+        """
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         if not self.anneal:
@@ -90,6 +96,7 @@ FREE = (
     "command",
     "recipe.measure",
     "recipe.sample",
+    "train.compile",
     "train.minutes",
     "train.steps",
     "train.log_every",

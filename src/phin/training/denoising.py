@@ -23,6 +23,7 @@ from phin.diffusion.schedules import Schedule
 from phin.diffusion.weights import Weight
 from phin.pictures import scatter, still, tile, to_bytes
 from phin.sampling import SampleConfig, draw
+from phin.training.ahead import Ahead
 from phin.training.loop import Losses, Task
 from phin.training.measuring import Measuring
 
@@ -74,10 +75,16 @@ class Denoising(Task):
         self.objective, self.times = objective, times or Uniform()
         self.drop, self.batch, self.seed, self.preview, self.examples = drop, batch, seed, preview, examples
         self.flip, self.measure, self.dequantize = flip, measure, dequantize
+        self._ahead = Ahead(self.shown)
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The denoiser's."""
+        return (self.model.net,)
 
     def forward(self, step: int, rows: slice) -> Losses:
         """The objective of each example, at stratified times."""
-        (x, cond, total), eps = self.shown(step, rows)
+        shown = self.shown if self.device.type == "cpu" else self._ahead
+        (x, cond, total), eps = shown(step, rows)
         t, weight = (drawn[rows] for drawn in self._drawn(step, total))
         if self.drop and cond:
             draws = torch.from_numpy(stream(self.seed, "drop", step).random(total))[rows]
@@ -122,7 +129,7 @@ class Denoising(Task):
         return model.given(**({} if self.drop == 1 else _to(cond, self.device)))
 
     def _terms(self, model: Denoiser, denoise: Denoise, x: Tensor, t: Tensor, eps: Tensor) -> Terms:
-        x, eps = x.to(self.device), eps.to(self.device)
+        x, eps = (part.to(self.device, non_blocking=True) for part in (x, eps))
         return self.objective(denoise, x, model.schedule or self.density, t, self.weight, lambda _: eps)
 
     def _some(self, which: Which, n: int) -> Batch:
@@ -215,4 +222,4 @@ def _previews(data: Data, conditional: bool) -> Iterator[tuple[tuple[int, ...], 
 
 
 def _to(cond: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in cond.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in cond.items()}

@@ -47,6 +47,10 @@ class Lessons(Task):
         """The denoiser: the head is of no use afterwards."""
         return self.denoising.model
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The denoiser's."""
+        return self.denoising.networks()
+
     def forward(self, step: int, rows: slice) -> Losses:
         """The loss of each picture, and the mean of its lessons."""
         losses = self.denoising(step, rows)
@@ -76,7 +80,10 @@ class Lessons(Task):
         return self.denoising.fewest(batch)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """As of denoising; and the share of cells of held-out numbers that are spelled right."""
+        """As of denoising; and the share of cells of held-out numbers that are spelled right.
+
+        Spelling is examined with the weights in training: the head, which is dropped, has no average.
+        """
         prompts, shown = self.words.examination(EXAMINED)
         right = self._spelled(prompts).argmax(-1).cpu() == shown
         return {**self.denoising.validate(model), "spelled": right.float().mean().item()}

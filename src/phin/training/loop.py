@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
-from phin.nets.precision import bf16_is_fast
+from phin.nets.device import preferred
+from phin.nets.precision import allow_tf32, bf16_is_fast
 from phin.training import checkpoint
+from phin.training.compiling import Compiling
 from phin.training.config import TrainConfig
 from phin.training.display import Display, counted
 from phin.training.ema import EMA
@@ -93,6 +95,10 @@ class Task(nn.Module, abc.ABC):
         """
         return {"": self.model}
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What may be compiled: called alike in every step, and differentiated once."""
+        return ()
+
     def learn(self, step: int, loss: Tensor) -> None:
         """Takes in the losses (B,) of the whole batch of a step, unweighted; the same in every process."""
 
@@ -150,6 +156,8 @@ def fit(
     """
     accelerator = _accelerator(config, out)
     main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    display = Display(silent=not main)
+    compiling = Compiling(task.networks(), config.compile, accelerator.device, display.say)
     if (fewest := task.fewest(config.batch)) < processes:
         raise PhinError(
             f"batch = {config.batch} has steps of {fewest} examples, too few for {processes} processes: "
@@ -160,6 +168,7 @@ def fit(
     accelerator.wait_for_everyone()
 
     task.to(accelerator.device)
+    allow_tf32(accelerator.device)
     optimizer = Optimizer(task.model, config.betas, config.weight_decay, config.muon)
     ema = EMA(task.product, config.ema, config.ema_decay)
     parts = task.parts()
@@ -178,7 +187,6 @@ def fit(
     def finished() -> bool:
         return progress >= 1 and not any(map(due, shares))
 
-    display = Display(silent=not main)
     if finished():
         display.say(f"{out} is finished after {counted(state.step)}, {state.seconds / 60:.1f} minutes")
         return run.result(state)
@@ -242,11 +250,18 @@ def fit(
             saved = clock()
 
     log = Log(accelerator, out, state.step)
-    with _prepared(accelerator, task) as parallel, log, display, _interruption(display) as interrupted:
+    with (
+        _prepared(accelerator, task) as parallel,
+        log,
+        display,
+        _interruption(display) as interrupted,
+        compiling,
+    ):
         if main and state.step:
             look()
         while progress < 1 and not stop:
             torch.manual_seed(stream(config.seed, "network", state.step * processes + rank).integers(2**63))
+            compiling.step(state.seconds * (1 / progress - 1) if progress else math.inf)
             task.progress = progress
             losses: Losses = parallel(state.step, slice(rank, None, processes))
             count = torch.full((), len(losses.loss), dtype=torch.float32, device=accelerator.device)
@@ -312,14 +327,14 @@ def _accelerator(config: TrainConfig, out: Path) -> "Accelerator":
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.tracking import get_available_trackers
-    from accelerate.utils import ProjectConfiguration, parse_flag_from_env
+    from accelerate.utils import ProjectConfiguration
 
     available = [str(tracker) for tracker in get_available_trackers()]
     if missing := [tracker for tracker in config.trackers if tracker not in available]:
         raise PhinError(
             f"tracker {missing[0]!r} is unknown or not installed; there is {', '.join(available) or 'none'}"
         )
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    cpu = preferred().type == "cpu"
     device = cast(torch.device, PartialState(cpu=cpu).device)
     half = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
     AcceleratorState._reset_state()  # a second run in this process may have another precision
