@@ -12,8 +12,9 @@ turns, round by round. Measured are
 - the peak memory of training, of a process of its own.
 
 Phin runs as its users have it. Each peer runs in its best setting, which is found by trying all: float32 or
-bfloat16 autocast, channels last or not, torch.compile or not. A ratio is the median, over rounds, of their
-seconds by ours, with its quartiles.
+bfloat16 autocast, channels last or not, torch.compile or not. Drawing has the setting that is best for calls,
+and memory that for training, or Phin's own where none is sought (by --each, or without training). A ratio is
+the median, over rounds, of their seconds by ours, with its quartiles.
 
 The ceiling is what the machine can do, measured in the same rounds: the 3 x 3 convolutions of Phin's network
 alone, and a matrix product. Shares are of the convolutions in the better precision: forward for calls and
@@ -26,10 +27,7 @@ shows every setting as a row of its own, Phin's as well.
 
 import argparse
 import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 import torch.nn.functional as F
 from contestants import (
@@ -52,12 +51,15 @@ from contestants import (
     flops,
     missing,
 )
-from timing import Spread, interleaved, rates, ratios, table
+from timing import Spread, interleaved, rates, ratios
 from torch import Tensor, nn
 
 from phin.errors import PhinError
 from phin.machine import in_words, machine
+from phin.report import markdown
 from phin.training.checkpoint import write_json
+from phin.training.compiling import lacking
+from phin.training.run import peak_memory
 
 OURS = "phin"
 MEASURES = ("training", "calls", "drawing", "memory")
@@ -143,11 +145,6 @@ class Ceiling:
             )
 
 
-def compiler() -> str | None:
-    """The C++ compiler that torch.compile would use, if there is one."""
-    return shutil.which(os.environ.get("CXX", "g++"))
-
-
 def settings(asked: Sequence[str] | None, compiled: bool | None) -> list[Setting]:
     """The settings to try.
 
@@ -160,12 +157,10 @@ def settings(asked: Sequence[str] | None, compiled: bool | None) -> list[Setting
     """
     wanted = [SETTINGS[name] for name in asked or SETTINGS]
     demanded = compiled or (asked is not None and any(setting.compiled for setting in wanted))
-    if demanded and compiler() is None:
-        raise PhinError(
-            f"torch.compile needs a C++ compiler, and there is no {os.environ.get('CXX', 'g++')}: install "
-            "one, such as g++, name it in the environment variable CXX, or give --no-compile"
-        )
-    return [setting for setting in wanted if not setting.compiled or (compiled is not False and compiler())]
+    tool = lacking(torch.device("cpu"))
+    if demanded and tool:
+        raise PhinError(f"torch.compile needs {tool}: install it, or leave compiled settings out")
+    return [setting for setting in wanted if not setting.compiled or (compiled is not False and not tool)]
 
 
 def best(seconds: Mapping[str, Sequence[float]]) -> str:
@@ -261,25 +256,14 @@ class Race:
         return {"rows": rows, "ceiling": {name: speed._asdict() for name, speed in speeds.items()}}
 
 
-def peak() -> int:
-    """Bytes that this process, and not the one that started it, ever held at once."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: what getrusage tells begins with the parent's
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    from phin.training.run import peak_memory
-
-    return peak_memory() or 0
-
-
 def alone(args: argparse.Namespace) -> None:
     """Trains one contestant for some steps, and prints what memory it took, as JSON."""
     library, setting = args.alone
     one = Contestant(LIBRARIES[library], SETTINGS[setting])
-    batch, before = Batch.of(args.batch), peak()
+    batch, before = Batch.of(args.batch), peak_memory() or 0
     for _ in range(3):
         one.train(batch)
-    print(json.dumps({"peak": peak(), "before": before}))
+    print(json.dumps({"peak": peak_memory() or 0, "before": before}))
 
 
 def memory(args: argparse.Namespace, chosen: Mapping[str, Setting]) -> dict[str, Any]:
@@ -287,10 +271,8 @@ def memory(args: argparse.Namespace, chosen: Mapping[str, Setting]) -> dict[str,
     found: dict[str, Any] = {}
     for name, setting in chosen.items():
         say(f"memory: {name}, {setting}")
-        words = [sys.executable, __file__, "--alone", name, str(setting)]
-        words += ["--batch", str(args.batch), "--threads", str(args.threads)]
-        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        found[name] = {"setting": str(setting), **json.loads(done.stdout.splitlines()[-1])}
+        words = ["--alone", name, setting, "--batch", args.batch, "--threads", args.threads]
+        found[name] = {"setting": str(setting), **command.printed(__file__, *words)}
     for row in found.values():
         row["own"] = row["peak"] - row["before"]
     for row in found.values():
@@ -316,7 +298,7 @@ def printed(found: dict[str, Any]) -> Iterator[str]:
         [name, f"{net['forward'] / 1e6:.1f}", f"{net['more']:+.1%}", f"{net['parameters']:,}"]
         for name, net in found["networks"].items()
     ]
-    yield table(["network", "MFLOP a picture", "than phin's", "parameters"], rows)
+    yield markdown(["network", "MFLOP a picture", "than phin's", "parameters"], rows)
     for measure, title in TITLES.items():
         if measure in found:
             yield from _speeds(found[measure], title)
@@ -339,7 +321,7 @@ def printed(found: dict[str, Any]) -> Iterator[str]:
             "phin's by it",
             "less Python, torch and weights, MB",
         ]
-        yield table([*heading, "phin's by it"], rows)
+        yield markdown([*heading, "phin's by it"], rows)
 
 
 def _speeds(part: dict[str, Any], title: str) -> Iterator[str]:
@@ -359,12 +341,12 @@ def _speeds(part: dict[str, Any], title: str) -> Iterator[str]:
         heading.append("in this setting")
         for row, ratio in zip(rows, same, strict=True):
             row.append(f"{Spread(**ratio):.2f}" if ratio else "")
-    yield table(heading, rows)
+    yield markdown(heading, rows)
     limits = [
         [name, f"{Spread(*(value / 1e9 for value in speed.values())):.0f}"]
         for name, speed in part["ceiling"].items()
     ]
-    yield table(["the ceiling, in the same rounds", "GFLOP/s"], limits)
+    yield markdown(["the ceiling, in the same rounds", "GFLOP/s"], limits)
 
 
 def networks(names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -456,11 +438,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0, and 2 after a mistake that the user can mend."""
     args = parsed(argv)
-    torch.set_num_threads(args.threads)
     try:
-        for name in ("batch", "rounds", "trials", "steps", "threads"):
-            if (value := getattr(args, name)) < 1:
-                raise PhinError(f"{name} = {value}: at least 1 is needed")
+        command.positive(args, "batch", "rounds", "trials", "steps", "threads")
+        torch.set_num_threads(args.threads)
         if args.alone:
             alone(args)
             return 0

@@ -5,10 +5,11 @@
     python benchmarks/scaling.py --only data --sizes 1000 10000 100000 1000000
 
 The network is Phin's default, the pictures are grey and, but for `side`, 28 x 28. All sizes of a question
-take turns, and the costs are medians. An exponent b is that of the power law cost = a size^b that fits best.
-`processes` trains the recipe `mnist` in one process and in two, which share the threads; `data` trains from a
-folder of so many PNG files, which is made where it is not there (a million take 4 GB of disk), and tells the
-peak memory of a process that does nothing else. The tables and the pictures go to `--out`.
+take turns, and the costs are medians; but `processes` and `data` train once at each size. An exponent b is
+that of the power law cost = a size^b that fits best. `processes` trains the recipe `mnist` in one process and
+in two, which share the threads; `data` trains from a folder of so many PNG files, which is made where it is
+not there (a million take 4 GB of disk), and tells the peak memory of a process that does nothing else. The
+tables and the pictures go to `--out`.
 """
 
 import argparse
@@ -26,17 +27,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from command import positive, printed, reason
 from contestants import LIBRARIES, Batch, Contestant
-from peers import peak
-from timing import exponent, interleaved, spread, table
+from timing import exponent, interleaved, spread
 
 import phin
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
 from phin.machine import in_words, machine
 from phin.nets.unet import UNet, UNetConfig
-from phin.report import light, picture
+from phin.report import light, markdown, picture
 from phin.training.checkpoint import atomic, open_folder, write_json
+from phin.training.run import peak_memory
 
 SIDES = (16, 28, 40, 64, 96)
 BATCHES = (4, 8, 16, 32, 64, 128)
@@ -69,7 +71,7 @@ class Growth:
             for size in sizes
         ]
         rows.append(["exponent", *(f"{value:.2f}" for value in self.exponents().values())])
-        return table([self.across, *self.costs], rows)
+        return markdown([self.across, *self.costs], rows)
 
     def draw(self, axes: Any) -> None:
         """Costs by size, both logarithmic."""
@@ -157,7 +159,11 @@ def processes(args: argparse.Namespace) -> Growth:
 
 def trained(count: int, args: argparse.Namespace) -> float:
     """Seconds a picture of `phin train mnist` in so many processes, after the loop's own clock."""
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryFile("w+") as errors,
+        socket.create_server(("127.0.0.1", 0)) as free,
+    ):
         out, port = Path(folder) / "run", free.getsockname()[1]
         free.close()
         words = [sys.executable, "-m", "phin.cli", "train", "mnist", "--steps", str(args.steps_of_training)]
@@ -169,11 +175,13 @@ def trained(count: int, args: argparse.Namespace) -> float:
         if count > 1:
             shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running = [subprocess.Popen(words, env=shared | rank, **quiet) for rank in ranks]
+        told = {"stdout": subprocess.DEVNULL, "stderr": errors}
+        running = [subprocess.Popen(words, env=shared | rank, **told) for rank in ranks]
         ended = [process.wait() for process in running]
         if any(ended):
-            raise PhinError(f"`{' '.join(words[1:])}` failed in {count} processes: run it to see why")
+            errors.seek(0)
+            why = reason(max(ended, key=abs), errors.read())
+            raise PhinError(f"`{' '.join(words[1:])}` failed in {count} processes: {why}")
         state = json.loads((out / "run.json").read_text(encoding="utf-8"))["training"]["state"]
     return (state["seconds"] - state["aside"]) / state["examples"]
 
@@ -188,10 +196,8 @@ def data(args: argparse.Namespace) -> Growth:
     for size in args.sizes:
         folder = args.folder / str(size)
         made(folder, size)
-        words = [sys.executable, __file__, "--alone", str(folder), "--threads", str(args.threads)]
-        words += ["--steps-of-training", str(args.steps_of_training)]
-        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        for (_, costs), value in zip(found.items(), json.loads(done.stdout.splitlines()[-1]), strict=True):
+        words = ["--alone", folder, "--threads", args.threads, "--steps-of-training", args.steps_of_training]
+        for costs, value in zip(found.values(), printed(__file__, *words), strict=True):
             costs[size] = value
     return Growth("a folder of pictures, by how many there are", "pictures", found)
 
@@ -223,7 +229,7 @@ def alone(args: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as out:
         run = phin.train(replace(recipe, train=config), Path(out) / "run")
-    print(json.dumps([opened, 1 / run.images_per_second, peak() / 1e6]))
+    print(json.dumps([opened, 1 / run.images_per_second, (peak_memory() or 0) / 1e6]))
 
 
 QUESTIONS: dict[str, Callable[[argparse.Namespace], Growth]] = {
@@ -259,10 +265,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0, and 2 after a mistake that the user can mend."""
     args = parsed(argv)
-    torch.set_num_threads(args.threads)
     try:
-        if args.rounds < 1 or min(args.sizes) < 100:
-            raise PhinError("rounds must be at least 1, and sizes at least 100")
+        positive(args, "rounds", "steps_of_training", "threads")
+        if min(args.sizes) < 100:
+            raise PhinError(f"sizes has {min(args.sizes)}: at least 100 is needed")
+        torch.set_num_threads(args.threads)
         if args.alone:
             alone(args)
             return 0

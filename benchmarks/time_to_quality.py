@@ -1,7 +1,7 @@
 """The wall clock from an empty process until a model of MNIST draws well, Phin's recipe and peers'.
 
     python benchmarks/time_to_quality.py                    # all of it: hours, and it can be interrupted
-    python benchmarks/time_to_quality.py --only phin        # a part at a time; peers need Phin's time
+    python benchmarks/time_to_quality.py --only phin-unlabelled  # a part at a time; peers need its time
     python benchmarks/time_to_quality.py --only diffusers
     python benchmarks/time_to_quality.py --only             # the table and the curve of what is there
 
@@ -10,7 +10,10 @@ that comes with Phin, and the floor is that of as many training digits. The mark
 floor, and a mark is reached where the line between two measurements, in logarithms, crosses it. The clock
 begins with the process: imports, data and compilation count, measuring does not.
 
-- Phin trains its recipe `mnist` as it comes, within its ten minutes (`--minutes`), and draws as that says.
+- phin trains its recipe `mnist` as it comes, within its ten minutes (`--minutes`), and draws as that says:
+  told labels, and guided.
+- phin-unlabelled is the same, told nothing, and so without guidance: as the peers, whose times are compared
+  with its own.
 - diffusers: examples/unconditional_image_generation/train_unconditional.py with its defaults and the README's
   options: batch 16, learning rate 1e-4 with 500 steps of warm-up and a cosine, AdamW with betas 0.95 and
   0.999 and decay 1e-6, gradients clipped at 1, EMA of power 3/4 up to 0.9999; it predicts the noise of DDPM's
@@ -21,8 +24,8 @@ begins with the process: imports, data and compilation count, measuring does not
   schedule. Scaled to the data: one channel, the network of `contestants.py`, no mirroring. It draws by DDIM.
 
 The data of all are in memory. Each peer trains until it reaches the last mark, or for six times as long as
-Phin took, in the setting that was fastest in `peers.py --json FILE`, if that is given as `--peers-json`. What
-is measured goes to `--out`; the same command goes on.
+phin-unlabelled took, in the setting that was fastest in `peers.py --json FILE`, if that is given as
+`--peers-json`. What is measured goes to `--out`; the same command goes on.
 """
 
 import abc
@@ -33,7 +36,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +44,8 @@ from typing import Any
 import psutil
 import torch
 import torch.nn.functional as F
+from command import positive
 from contestants import DEFAULT, LIBRARIES, SETTINGS, Setting, missing
-from timing import table
 from torch import Tensor, nn
 
 import phin
@@ -52,7 +55,8 @@ from phin.evaluation import PicturePlan, Reference, pictures
 from phin.machine import in_words, machine
 from phin.metrics.frechet import frechet_estimate
 from phin.metrics.summary import Summary
-from phin.report import light, picture
+from phin.recipes import DiffusionRecipe
+from phin.report import light, markdown, picture
 from phin.training.checkpoint import (
     atomic,
     load_weights,
@@ -62,10 +66,11 @@ from phin.training.checkpoint import (
     write_json,
 )
 from phin.training.optimizer import Optimizer
+from phin.training.run import copies
 
-OURS = "phin"
+OURS, EQUAL = "phin", "phin-unlabelled"  # as it comes, told labels; and without, as all others
 MARKS = (100.0, 30.0, 10.0)  # times the floor
-PATIENCE = 6.0  # times our time
+PATIENCE = 6.0  # times our time, at the equal task
 FIRST = 10.0  # seconds until the first measurement
 AT_ONCE = 250  # pictures drawn
 
@@ -261,95 +266,76 @@ def begun() -> float:
 
 
 class Benchmark:
-    """All contestants under one measure.
+    """A contestant under the measure of all.
 
     Args:
         args: The command line.
+
+    Raises:
+        PhinError: Pictures cannot be measured by these features, or by so many.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, args.out
-        self.data = datasets.load("mnist")
+        self.data, looked = datasets.load("mnist"), time.time()
+        plan = PicturePlan(args.n, kept=20, compared=0)
+        self.reference = Reference(self.data, pictures.chosen(args.features, "mnist"), plan)
+        self.begun = begun() + time.time() - looked
+        """When the clock began: with the process, but for the time that the reference took."""
 
-    def reference(self) -> Reference:
-        """The test pictures and the floor; made where it is first needed, for the clock's sake."""
-        plan = PicturePlan(self.args.n, kept=20, compared=0)
-        return Reference(self.data, pictures.chosen(self.args.features, "mnist"), plan)
-
-    def curve(self, name: str, reference: Reference, **settings: Any) -> Curve:
+    def curve(self, name: str, **settings: Any) -> Curve:
         """The curve of a contestant, with what there is of it."""
-        what = {"name": name, "n": self.args.n, "features": reference.features.name, **settings}
-        return Curve(self.out / f"{name}.json", what, reference.floor["frechet"].value)
+        what = {"name": name, "n": self.args.n, "features": self.reference.features.name, **settings}
+        return Curve(self.out / f"{name}.json", what, self.reference.floor["frechet"].value)
 
-    def ours(self) -> None:
+    def ours(self, name: str) -> None:
         """Trains Phin's recipe, then measures copies of its averaged weights that it left on its way."""
-        start, recipe = begun(), phin.RECIPES["mnist"]
-        folder, minutes = self.out / OURS, self.args.minutes
-        stamp = folder / "begun.json"  # when the process began that wrote the first copy
-        if not [*folder.glob("copies/*.safetensors")]:
+        recipe = phin.RECIPES["mnist"]
+        assert isinstance(recipe, DiffusionRecipe)
+        if name == EQUAL:
+            recipe = replace(recipe, drop=1.0, sample=replace(recipe.sample, guidance=1.0))
+        folder, minutes = self.out / name, self.args.minutes
+        curve = self.curve(name, minutes=minutes)
+        stamp = folder / "begun.json"  # when the clock began of the process that wrote the first copy
+        if not copies(folder):
             open_folder(folder)
-            write_json(stamp, start)
+            write_json(stamp, self.begun)
         config = replace(recipe.train, minutes=minutes, copy_every=0.02, picture_every=0.0, trackers=())
         command = "python benchmarks/time_to_quality.py"
         phin.train(replace(recipe, train=config), folder, "mnist", command)
-        copies = sorted(folder.glob("copies/*.safetensors"))
-        states = [read_weights(path)[1]["training"]["state"] for path in copies]
-        first = states[0]["seconds"]
-        startup = copies[0].stat().st_mtime - json.loads(stamp.read_text()) - first
+        states = {path: read_weights(path)[1]["training"]["state"] for path in copies(folder)}
+        path, first = next(iter(states.items()))
+        startup = path.stat().st_mtime - json.loads(stamp.read_text()) - first["seconds"]
 
-        reference = self.reference()
-        curve = self.curve(OURS, reference, minutes=minutes)
         curve.found["startup"] = startup
         done = max((point["seconds"] for point in curve.found["points"]), default=0.0)
-        for path, state in zip(copies, states, strict=True):
+        for path, state in states.items():
             seconds = startup + state["seconds"] - state["aside"]
             if seconds < after(done, self.args.spacing) or curve.reached(MARKS[-1]):
                 continue
-            found = pictures.evaluate(phin.load(path), reference).figures
+            found = pictures.evaluate(phin.load(path), self.reference).figures
             curve.add(seconds, state["examples"], found["measures"]["frechet"]["value"])
             done = seconds
-            self.say(OURS, curve)
+            self.say(name, curve)
         curve.found["finished"] = True
         curve.write()
 
-    def limit(self) -> float:
-        """The seconds that a peer may take.
-
-        Raises:
-            PhinError: Phin's are not known yet.
-        """
-        path = self.out / f"{OURS}.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not found.get("finished"):
-            raise PhinError(
-                "peers train for six times as long as Phin took: measure it first, by --only phin"
-            )
-        ours = Curve(path, {})
-        return PATIENCE * (ours.reached(MARKS[-1]) or found["points"][-1]["seconds"])
-
-    def peer(self, name: str) -> None:
-        """Trains a peer's recipe and measures it on the way, for as long as it may."""
-        start = begun()
-        if why := missing(LIBRARIES[name]):
-            print(f"{name} is skipped: {why}", file=sys.stderr)
-            return
-        limit, setting = self.limit(), self.setting(name)
+    def peer(self, name: str, setting: Setting, limit: float) -> None:
+        """Trains a peer's recipe and measures it on the way, for at most so many seconds."""
         peer, path = PEERS[name](setting), self.out / f"{name}.safetensors"
-        step, seconds = 0, time.time() - start
+        step, seconds = 0, time.time() - self.begun
         startup = seconds
         if path.exists():
             tensors, metadata = read_weights(path)
             peer.load(tensors, path)
             step, seconds = metadata["step"], metadata["seconds"]
-        reference = self.reference()
-        what = {"setting": str(setting), "limit": limit, "steps": self.args.steps}
-        curve = self.curve(name, reference, **what)
+        curve = self.curve(name, setting=str(setting), limit=limit, steps=self.args.steps)
         if curve.found["startup"] is None:
             curve.found["startup"] = startup
         while True:
             measured = curve.found["points"][-1]["seconds"] if curve.found["points"] else 0.0
             if step and seconds > measured:
-                curve.add(seconds, step * peer.examples, self.distance(peer, reference))
+                curve.add(seconds, step * peer.examples, self.distance(peer))
                 self.say(name, curve)
             if seconds >= limit or curve.reached(MARKS[-1]):
                 break
@@ -361,26 +347,14 @@ class Benchmark:
         curve.found["finished"] = True
         curve.write()
 
-    def setting(self, name: str) -> Setting:
-        """The fastest at training, as `peers.py` found; Phin's own, if it was not asked."""
-        if self.args.peers_json is None:
-            return DEFAULT
-        rows = json.loads(self.args.peers_json.read_text(encoding="utf-8"))["training"]["rows"].values()
-        settings = [row["setting"] for row in rows if row["library"] == name]
-        if not settings:
-            raise PhinError(
-                f"{self.args.peers_json} has no row of {name}: measure it by peers.py --peers {name}"
-            )
-        return SETTINGS[settings[0]]
-
-    def distance(self, peer: Peer, reference: Reference) -> float:
+    def distance(self, peer: Peer) -> float:
         """The Frechet distance of what a peer draws."""
         torch.manual_seed(0)
         summary = Summary(20)
         for first in range(0, self.args.n, AT_ONCE):
             places = range(first, min(first + AT_ONCE, self.args.n))
-            summary.add(places, reference.features(peer.draw(len(places), self.args.steps)))
-        return frechet_estimate(summary.moments, reference.test.moments).value
+            summary.add(places, self.reference.features(peer.draw(len(places), self.args.steps)))
+        return frechet_estimate(summary.moments, self.reference.test.moments).value
 
     def say(self, name: str, curve: Curve) -> None:
         """Tells of the last measurement."""
@@ -391,30 +365,74 @@ class Benchmark:
         )
 
 
+def limit(out: Path) -> float:
+    """The seconds that a peer may take.
+
+    Raises:
+        PhinError: Phin's are not known yet.
+    """
+    path = out / f"{EQUAL}.json"
+    if not path.exists() or not (ours := Curve(path, {})).found["finished"]:
+        raise PhinError(
+            f"peers train for six times as long as {EQUAL} took: measure it first, by --only {EQUAL}"
+        )
+    return PATIENCE * (ours.reached(MARKS[-1]) or ours.found["points"][-1]["seconds"])
+
+
+def settings(path: Path | None, names: Iterable[str]) -> dict[str, Setting]:
+    """The setting of each peer: the fastest at training, as `peers.py` found; Phin's own where it did not.
+
+    Raises:
+        PhinError: The file is not what `peers.py` writes, or lacks a peer that can take part.
+    """
+    if path is None:
+        return dict.fromkeys(names, DEFAULT)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["training"]["rows"].values()
+        speed = {
+            (row["library"], SETTINGS[row["setting"]]): float(row["images_per_second"]["median"])
+            for row in rows
+        }
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise PhinError(
+            f"{path} has no speeds of training ({error!r}): make it by peers.py --json {path}"
+        ) from error
+    found = dict(sorted(speed, key=speed.__getitem__))  # of each peer the last counts, which is the fastest
+    for name in names:
+        if name not in found and not missing(LIBRARIES[name]):
+            raise PhinError(f"{path} has no row of {name}: measure it by peers.py --peers {name}")
+    return found
+
+
 def curves(out: Path) -> dict[str, Curve]:
     """Those that are there, Phin's first."""
-    paths = {name: out / f"{name}.json" for name in (OURS, *PEERS)}
+    paths = {name: out / f"{name}.json" for name in (OURS, EQUAL, *PEERS)}
     return {name: Curve(path, {}) for name, path in paths.items() if path.exists()}
 
 
 def tabled(found: dict[str, Curve]) -> str:
-    """Times to the marks, and how many times ours they are, in Markdown."""
+    """Times to the marks, and how many times ours they are at the equal task, in Markdown."""
     rows: list[list[str]] = []
     for name, curve in found.items():
         points, cells = curve.found["points"], list[str]()
         for mark in MARKS:
-            taken, ours = curve.reached(mark), found[OURS].reached(mark) if OURS in found else None
+            taken, ours = curve.reached(mark), found[EQUAL].reached(mark) if EQUAL in found else None
             seconds = f"{taken:.0f} s" if taken else f"over {points[-1]['seconds']:.0f} s" if points else ""
-            if name != OURS and ours and points:
+            if name in PEERS and ours and points:
                 ratio = (taken or points[-1]["seconds"]) / ours
                 seconds += f", {'' if taken else 'over '}{ratio:.1f} times"
             cells.append(seconds)
         least = f"{min((p['frechet'] for p in points), default=math.nan) / curve.found['floor']:.3g}"
-        startup = curve.found["startup"]
-        rows.append([name, *cells, least, "" if startup is None else f"{startup:.1f} s"])
-    heading = ["", *(f"{mark:g} times the floor" for mark in MARKS), "least, times the floor", "start-up"]
+        startup = "" if (begin := curve.found["startup"]) is None else f"{begin:.1f} s"
+        rows.append([name, "labels" if name == OURS else "nothing", *cells, least, startup])
+    marks = [f"{mark:g} times the floor" for mark in MARKS]
+    heading = ["", "told", *marks, "least, times the floor", "start-up"]
     sizes = ", ".join(sorted({f"n = {c.found['n']:,}, floor {c.found['floor']:.4f}" for c in found.values()}))
-    return f"{table(heading, rows)}\n\nFrechet distance, digit reader, {sizes}."
+    note = (
+        f"Frechet distance, digit reader, {sizes}. {OURS} is told labels, and guided by them. The times of "
+        f"peers are so many times those of {EQUAL}, which is told nothing, as they are."
+    )
+    return f"{markdown(heading, rows)}\n\n{note}"
 
 
 def drawn(found: dict[str, Curve]) -> bytes:
@@ -440,7 +458,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="*", choices=(OURS, *PEERS), help="contestants to train; all")
+    names = (OURS, EQUAL, *PEERS)
+    parser.add_argument("--only", nargs="*", choices=names, default=names, help="contestants to train; all")
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_quality"))
     parser.add_argument("--minutes", type=float, default=10.0, help="Phin's budget; its recipe's")
     parser.add_argument(
@@ -456,31 +475,35 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def parts(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Callable[[], object]]:
-    """What is to be done: the only part here; of several, each in an empty process of its own."""
-    names = (OURS, *PEERS) if args.only is None else args.only
-    if len(names) > 1:
-        for name in names:
-            words = [sys.executable, __file__, *argv]
-            words += ["--only", name]
-            yield lambda words=words: subprocess.run(words, check=True)
-    elif names:
-        benchmark = Benchmark(args)
-        yield benchmark.ours if names[0] == OURS else lambda: benchmark.peer(names[0])
+def train(args: argparse.Namespace, chosen: Mapping[str, Setting], argv: Sequence[str]) -> None:
+    """Trains and measures who is asked for: one here; of several, each in an empty process of its own."""
+    if len(args.only) > 1:
+        for name in args.only:
+            subprocess.run([sys.executable, __file__, *argv, "--only", name], check=True)
+        return
+    for name in args.only:
+        if name not in PEERS:
+            Benchmark(args).ours(name)
+        elif why := missing(LIBRARIES[name]):
+            print(f"{name} is skipped: {why}", file=sys.stderr)
+        else:
+            seconds = limit(args.out)
+            Benchmark(args).peer(name, chosen[name], seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
     args = parsed(argv)
-    torch.set_num_threads(args.threads)
     try:
+        positive(args, "n", "steps", "threads")
+        torch.set_num_threads(args.threads)
         if args.spacing <= 1:
             raise PhinError(
                 f"spacing = {args.spacing}: measurements come later and later, so give more than 1"
             )
+        chosen = settings(args.peers_json, [name for name in args.only if name in PEERS])
         open_folder(args.out)
-        for part in parts(args, sys.argv[1:] if argv is None else argv):
-            part()
+        train(args, chosen, sys.argv[1:] if argv is None else argv)
         if found := curves(args.out):
             text = "\n\n".join([*in_words(machine()).values(), tabled(found)])
             with atomic(args.out / "table.md") as path:

@@ -73,9 +73,3 @@ def interleaved(
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """The b of cost = a size^b that fits best: least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
-
-
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

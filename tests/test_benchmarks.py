@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
+import phin
 from phin.errors import PhinError
+from phin.training.checkpoint import save_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -284,10 +289,11 @@ def test_a_package_that_lacks_another_is_not_said_to_be_absent(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--compile", "needs a C++ compiler, and there is no no-such-compiler"),
+        ("--compile", "needs a C++ compiler (no-such-compiler"),
         ("--settings float32+compiled", "needs a C++ compiler"),
         ("--rounds 0", "rounds = 0: at least 1"),
         ("--batch -3", "batch = -3: at least 1"),
+        ("--threads 0", "threads = 0: at least 1"),
         ("--json absent/peers.json", "make it first"),
     ],
 )
@@ -307,6 +313,128 @@ def test_mistakes_are_told_in_one_line(
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert told in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("scaling", "--threads -1", "threads = -1: at least 1"),
+        ("scaling", "--rounds 0", "rounds = 0: at least 1"),
+        ("scaling", "--steps-of-training 0", "steps_of_training = 0: at least 1"),
+        ("scaling", "--sizes 1000 99", "sizes has 99: at least 100"),
+        ("serving", "numbers:10 --rounds 0", "rounds = 0: at least 1"),
+        ("serving", "numbers:10 --threads 0", "threads = 0: at least 1"),
+        ("serving", "nowhere:10", "unknown model 'nowhere'"),
+        ("time_to_quality", "--threads 0", "threads = 0: at least 1"),
+        ("time_to_quality", "--n 0", "n = 0: at least 1"),
+        ("time_to_quality", "--steps 0", "steps = 0: at least 1"),
+        ("time_to_quality", "--peers-json absent.json", "absent.json has no speeds of training"),
+        ("time_to_quality", "--peers-json cut.json", "cut.json has no speeds of training"),
+        ("time_to_quality", "--peers-json calls.json", "calls.json has no speeds of training"),
+        ("time_to_quality", "--peers-json list.json", "list.json has no speeds of training"),
+        ("time_to_quality", "--peers-json setting.json", "setting.json has no speeds of training"),
+        ("time_to_quality", "--peers-json none.json", "none.json has no row of diffusers"),
+    ],
+)
+def test_other_mistakes_are_told_before_anything_begins(
+    name: str,
+    words: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = benchmark(name)
+    row = {"library": "diffusers", "setting": "float16", "images_per_second": {"median": 1.0}}
+    for file, text in (
+        ("cut", "{"),
+        ("calls", '{"calls": {"rows": {}}}'),
+        ("list", '{"training": []}'),
+        ("setting", json.dumps({"training": {"rows": {"a": row}}})),
+        ("none", '{"training": {"rows": {}}}'),
+    ):
+        (tmp_path / f"{file}.json").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark("time_to_quality"), "missing", lambda library: None)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("begun"))
+    monkeypatch.setattr(benchmark("scaling"), "QUESTIONS", {"side": lambda args: pytest.fail("begun")})
+    words = f"{words} --only side" if name == "scaling" else words
+    output = [] if name == "serving" else ["--out", "out"]
+    assert module.main([*words.split(), *output]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.startswith(f"error: {told}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_of_its_own_prints_json_last_or_its_last_words_are_told(tmp_path: Path) -> None:
+    printed, script = benchmark("command").printed, tmp_path / "script.py"
+    script.write_text("import sys; print('so'); print(f'[{len(sys.argv)}, {sys.argv[2]}]')", encoding="utf-8")
+    assert printed(str(script), "--size", 7) == [3, 7]
+    for program, why in (
+        ("import sys; print('first', file=sys.stderr); sys.exit('error: no space')", "no space"),
+        ("raise SystemExit(3)", "exit code 3"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ):
+        script.write_text(program, encoding="utf-8")
+        with pytest.raises(PhinError, match=re.escape(f"`script.py --size 7` failed: {why}") + "$"):
+            printed(str(script), "--size", 7)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("peers", "--measures memory --peers diffusers", "`peers.py --alone phin"),
+        ("scaling", "--only data --sizes 100 --folder folder --out out", "`scaling.py --alone folder"),
+        ("scaling", "--only processes --out out", "`-m phin.cli train mnist"),
+    ],
+)
+def test_a_process_that_fails_is_told_in_one_line(
+    name: str,
+    words: str,
+    told: str,
+    small: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho of no use >&2\necho killed by the cat >&2\nexit 3\n", encoding="utf-8")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(tmp_path)
+    assert benchmark(name).main(words.split()) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {told}")
+    assert line.endswith(": killed by the cat")
+
+
+def test_a_warm_model_is_timed_and_weighed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One row for each number of steps, of one prompt and of many, and of a process of its own."""
+    serving, asked = benchmark("serving"), list[tuple[int, int]]()
+    model = tiny.write(tiny.NUMBERS, tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(phin, "sample", lambda model, prompts, steps: asked.append((len(prompts), steps)))
+    monkeypatch.setattr(serving, "printed", lambda *words: [30.4, 41.6])
+    assert serving.main(f"{model}:3 {model}:2 --rounds 4".split()) == 0
+    assert sorted(set(asked)) == [(1, 2), (1, 3), (64, 2), (64, 3)]
+    assert {asked.count(each) for each in asked} == {6}  # two of them to warm up
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "tiny" in line]
+    assert [(row[1], row[-1]) for row in rows] == [("3", "30, 42 |"), ("2", "30, 42 |")]
+    with pytest.raises(SystemExit) as refused:
+        serving.main(["numbers"])
+    assert refused.value.code == 2
+
+
+def test_what_a_model_takes_is_told_by_a_process_of_its_own(tmp_path: Path) -> None:
+    """Torch is not counted: a model of some kilobytes, with Phin, takes far less than that."""
+    model = tiny.write(tiny.NUMBERS, tmp_path / "tiny.safetensors")
+    once, often = benchmark("command").printed(
+        str(ROOT / "benchmarks" / "serving.py"), f"{model}:2", "--alone"
+    )
+    assert 0 < once < often + 20 < 120
 
 
 def test_without_a_compiler_compiling_is_left_out_unless_it_is_asked_for(
@@ -392,28 +520,114 @@ def curve_of(path: Path, name: str, points: list[tuple[float, float]], floor: fl
 def test_the_table_says_how_many_times_as_long_a_peer_takes(tmp_path: Path) -> None:
     """The floor is 0.05, so that the marks are 5, 1.5 and 0.5."""
     quality = benchmark("time_to_quality")
-    curve_of(tmp_path, "phin", [(10, 5.0), (20, 1.5), (40, 0.5)])
+    curve_of(tmp_path, "phin", [(5, 5.0), (10, 1.5), (20, 0.5)])
+    curve_of(tmp_path, "phin-unlabelled", [(10, 5.0), (20, 1.5), (40, 0.5)])
     curve_of(tmp_path, "diffusers", [(10, 50.0), (100, 5.0), (240, 2.0)])
     table = quality.tabled(quality.curves(tmp_path))
-    assert "| phin | 10 s | 20 s | 40 s | 10 | 2.5 s |" in table
-    assert (
-        "| diffusers | 100 s, 10.0 times | over 240 s, over 12.0 times | over 240 s, over 6.0 times | 40 |"
-        in table
-    )
+    assert "| phin | labels | 5 s | 10 s | 20 s | 10 | 2.5 s |" in table
+    assert "| phin-unlabelled | nothing | 10 s | 20 s | 40 s | 10 | 2.5 s |" in table
+    # The times are those of the same task, without labels.
+    times = "100 s, 10.0 times | over 240 s, over 12.0 times | over 240 s, over 6.0 times"
+    assert f"| diffusers | nothing | {times} | 40 |" in table
     assert "n = 20, floor 0.0500" in table
     assert quality.drawn(quality.curves(tmp_path)).startswith(b"\x89PNG")
 
 
-def test_peers_wait_for_phins_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_peers_wait_for_phins_time_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     quality = benchmark("time_to_quality")
+    curve_of(tmp_path, "phin", [(10, 0.4)])  # which is told labels
+    monkeypatch.setattr(quality, "missing", lambda library: None)
     assert quality.main(f"--only diffusers --out {tmp_path}".split()) == 2
-    assert "measure it first, by --only phin" in capsys.readouterr().err
+    assert "measure it first, by --only phin-unlabelled" in capsys.readouterr().err
 
 
 def test_a_curve_is_of_one_setting(tmp_path: Path) -> None:
     curve_of(tmp_path, "phin", [(10, 5.0)])
     with pytest.raises(PhinError, match="was measured with n 20, not 50"):
         benchmark("time_to_quality").Curve(tmp_path / "phin.json", {"n": 50})
+
+
+def test_a_peer_has_the_setting_that_was_fastest_at_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality, contestants = benchmark("time_to_quality"), benchmark("contestants")
+    speeds = [
+        ("diffusers", "float32", 50),
+        ("azula", "bfloat16", 90),
+        ("diffusers", "bfloat16+channels-last", 70),
+        ("azula", "float32", 80),
+        ("diffusers", "bfloat16", 60),
+    ]
+    rows = {
+        f"{name}, {setting}": {"library": name, "setting": setting, "images_per_second": {"median": speed}}
+        for name, setting, speed in speeds
+    }
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps({"training": {"rows": rows}}), encoding="utf-8")
+    found = quality.settings(path, ["diffusers", "azula"])
+    assert [str(found[name]) for name in ("diffusers", "azula")] == ["bfloat16+channels-last", "bfloat16"]
+    assert quality.settings(None, ["azula"]) == {"azula": contestants.DEFAULT}
+    other = "denoising-diffusion-pytorch"
+    monkeypatch.setattr(quality, "missing", lambda library: "it is not installed")
+    assert other not in quality.settings(path, [other])  # which is skipped
+    monkeypatch.setattr(quality, "missing", lambda library: None)
+    with pytest.raises(PhinError, match=f"no row of {other}: measure it by peers.py --peers {other}"):
+        quality.settings(path, [other])
+
+
+@pytest.mark.parametrize("name", ["phin", "phin-unlabelled"])
+def test_phin_is_measured_with_labels_and_without_and_by_its_own_clock(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins at 990, the reference takes 50 s that do not count, and the first copy is there at 1052."""
+    quality, now, trained = benchmark("time_to_quality"), [1000.0], []
+
+    class Reference:
+        features = type("Features", (), {"name": "none"})
+        floor = MappingProxyType({"frechet": type("Floor", (), {"value": 0.05})})
+
+        def __init__(self, *_: Any) -> None:
+            now[0] += 50
+
+    def train(recipe: Any, folder: Path, *_: Any) -> None:
+        trained.append(recipe)
+        (folder / "copies").mkdir()
+        for step, seconds, aside, written in ((5, 8.0, 0.0, 1052.0), (9, 30.0, 6.0, 1080.0)):
+            path = folder / "copies" / f"{step:06}.safetensors"
+            state = {"seconds": seconds, "aside": aside, "examples": 64 * step}
+            save_weights(path, {"step": torch.tensor(step)}, {"training": {"state": state}})
+            os.utime(path, (written, written))
+
+    def evaluate(path: Path, reference: Any) -> Any:
+        figures = {"measures": {"frechet": {"value": 60 / int(path.stem)}}}
+        return type("Evaluation", (), {"figures": figures})
+
+    monkeypatch.setattr(quality, "time", type("Time", (), {"time": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(quality, "begun", lambda: 990.0)
+    monkeypatch.setattr(quality.datasets, "load", lambda name: None)
+    monkeypatch.setattr(quality, "Reference", Reference)
+    monkeypatch.setattr(quality.phin, "train", train)
+    monkeypatch.setattr(quality.phin, "load", lambda path: path)
+    monkeypatch.setattr(quality.pictures, "evaluate", evaluate)
+    assert quality.main(f"--only {name} --minutes 3 --n 20 --out {tmp_path}".split()) == 0
+
+    found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["finished"]
+    assert found["startup"] == pytest.approx(1052 - 1040 - 8)
+    assert found["points"] == [
+        {"seconds": pytest.approx(4 + 8), "images": 320, "frechet": 12},
+        {"seconds": pytest.approx(4 + 30 - 6), "images": 576, "frechet": pytest.approx(60 / 9)},
+    ]
+    own = quality.phin.RECIPES["mnist"]
+    (recipe,) = trained
+    assert (recipe.train.minutes, recipe.train.copy_every) == (3, 0.02)
+    assert replace(recipe, train=own.train, drop=own.drop, sample=own.sample) == own
+    if name == "phin":
+        assert (recipe.drop, recipe.sample) == (own.drop, own.sample)
+    else:
+        assert (recipe.drop, recipe.sample) == (1, replace(own.sample, guidance=1))
 
 
 class Toy:
@@ -443,7 +657,7 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
 ) -> None:
     """A step takes a second of a clock of our own, and measuring an hour, which does not count."""
     quality = benchmark("time_to_quality")
-    curve_of(tmp_path, "phin", [(5, 5.0), (10, 0.4)])  # the last mark, 0.5, is reached after 9.4 s
+    curve_of(tmp_path, "phin-unlabelled", [(5, 5.0), (10, 0.4)])  # the last mark, 0.5, is reached after 9.4 s
     reached = math.exp(math.log(5) + math.log(2) * math.log(10) / math.log(12.5))
     now = [0.0]
 
@@ -462,17 +676,21 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
             return type("Batch", (), {"x": torch.zeros(size, 1, 28, 28)})
 
     class Reference:
+        def __init__(self, *_: Any) -> None:
+            pass
+
         features = type("Features", (), {"name": "none"})
         floor = MappingProxyType({"frechet": type("Floor", (), {"value": 0.05})})
 
-    def distance(self: Any, peer: Any, reference: Any) -> float:
+    def distance(self: Any, peer: Any) -> float:
         now[0] += 3600
         return 100 / float(peer.weight)
 
     monkeypatch.setattr(quality, "time", Time)
     monkeypatch.setattr(quality, "begun", lambda: 0.0)
     monkeypatch.setattr(quality.datasets, "load", lambda name: Data())
-    monkeypatch.setattr(quality.Benchmark, "reference", lambda self: Reference())
+    monkeypatch.setattr(quality, "Reference", Reference)
+    monkeypatch.setattr(quality, "missing", lambda library: None)
     monkeypatch.setattr(quality.Benchmark, "distance", distance)
     monkeypatch.setitem(quality.PEERS, "diffusers", Toy)
     words = f"--only diffusers --out {tmp_path} --spacing 1.5 --n 20".split()
@@ -493,3 +711,50 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
     for point in found["points"]:  # three seconds went into the start
         assert point["images"] / 4 == pytest.approx(point["seconds"] - 3, abs=len(due) + 1)
         assert point["frechet"] == pytest.approx(400 / point["images"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        ({"b": {2: 3.0, 3: 2.1, 5: 1.0}}, ["b, 3 steps: 2.1", "64 of 3 steps"]),
+        ({"b": {5: 1.0}, "c": {4: 2.0}}, ["c, 4 steps: 2", "64 of 4 steps"]),
+        ({"b": {2: 2.2}}, ["none comes within 1.05 times that", ""]),
+    ],
+)
+def test_at_equal_quality_the_fewest_steps_that_will_do_are_timed(
+    ours: dict[str, dict[int, float]], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's own best is 2, in 50 steps; 2.05 in 20 will do."""
+    equal = benchmark("equal_quality")
+    known = {"peer": {"a": {10: 2.5, 20: 2.05, 50: 2.0}}, "phin-unlabelled": ours}
+    samplers = {
+        model: [
+            equal.Sampler(name, steps, lambda n, steps=steps: f"{n} of {steps} steps")
+            for name, ladder in found.items()
+            for steps in ladder
+        ]
+        for model, found in known.items()
+    }
+
+    class Distances:
+        def of(self, model: str, sampler: Any) -> float:
+            return known[model][sampler.name][sampler.steps]
+
+    def turns(actions: dict[str, Any], rounds: int, warm_up: int) -> dict[str, list[float]]:
+        drawn.extend(action() for action in actions.values())
+        return {"peer": [8.0, 8.0], "phin-unlabelled": [2.0, 2.0]}
+
+    drawn: list[str] = []
+    monkeypatch.setattr(equal, "theirs", lambda name, out: samplers["peer"])
+    monkeypatch.setattr(equal, "ours", lambda out: samplers["phin-unlabelled"])
+    monkeypatch.setattr(equal, "interleaved", turns)
+    row = equal.compared("peer", Path(), Distances(), 2)
+    assert row[:3] == ["peer: 2", "a, 20 steps: 2.05", "8.0 [8.0, 8.0]"]
+    assert row[3] == expected[0]
+    assert drawn == [f"{equal.BATCH} of 20 steps", *filter(None, expected[1:])]
+    assert row[5] == ("4.0 [4.0, 4.0]" if expected[1] else "")
+
+
+def test_models_to_compare_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark("equal_quality").main(["--out", str(tmp_path)]) == 2
+    assert "has no models to compare: train them by time_to_quality.py" in capsys.readouterr().err
