@@ -17,9 +17,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from experiment import Digits, Figure, Subject, main, number, table
+from experiment import Digits, Figure, Subject, main, number
 
+from phin import data as datasets
 from phin.nll import nll
+from phin.report import markdown
 
 Loss = Literal["L", "L_simple"]
 
@@ -60,6 +62,13 @@ class Ablation(Digits):
 
     name: ClassVar[str] = "ablation"
 
+    def check(self) -> None:
+        super().check()
+        for split in ("train", "test"):
+            datasets.load("mnist").split(split, self.n_bound)
+        for prediction in self.predictions:
+            replace(self.recipe("mnist-ddpm"), parameterization=prediction)
+
     def run(self) -> str:
         rows: list[list[str]] = []
         seen: dict[str, Any] = {}
@@ -80,7 +89,7 @@ class Ablation(Digits):
             f"by the bound and given the labels: {self.n_bound:,} images of each split. Frechet distance: "
             f"{self.n:,} pictures in {self.steps} steps; of training pictures it is {number(seen['floor'])}."
         )
-        return f"{table(heading, rows)}\n\n{note}"
+        return f"{markdown(heading, rows)}\n\n{note}"
 
     def subject(self, loss: Loss, prediction: str, way: str) -> Subject:
         """The model trained by a loss, with a prediction and a fixed or learned variance."""

@@ -15,16 +15,18 @@ References:
 import math
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
-from experiment import Digits, Subject, main, number, percent, table
+from experiment import Digits, Subject, main, number, percent
 from torch import Tensor
 
 import phin
 from phin import data as datasets
 from phin import models
 from phin.data.base import Batch
+from phin.errors import PhinError
 from phin.evaluation import pictures
 from phin.metrics.features import Features
 from phin.metrics.frechet import frechet_estimate
@@ -33,6 +35,7 @@ from phin.metrics.summary import Summary, summarised
 from phin.models import Model
 from phin.pictures import to_integers
 from phin.recipes import named
+from phin.report import markdown
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class ClassifierGuidance(Digits):
     """Of sampling."""
 
     name: ClassVar[str] = "classifier_guidance"
+
+    def check(self) -> None:
+        super().check()
+        training("mnist", self.features, self.n, self.seed)
+        for scale in self.scales:
+            if not math.isfinite(scale):
+                raise PhinError(f"--scales {scale}: give finite numbers, such as 1")
+        for source in filter(None, (self.model, self.classifier)):
+            phin.load(source)
 
     def run(self) -> str:
         noisy = "mnist-noisy-classifier"
@@ -84,7 +96,7 @@ class ClassifierGuidance(Digits):
             f"{self.classifier or self.trained}; {self.steps} steps, seed {self.seed}. Real digits are those "
             "of the training set."
         )
-        return f"{table(['', 'digits right', 'conditional Frechet', 'Frechet'], rows)}\n\n{note}"
+        return f"{markdown(['', 'digits right', 'conditional Frechet', 'Frechet'], rows)}\n\n{note}"
 
 
 def guided(
@@ -100,6 +112,7 @@ def guided(
     )
 
 
+@cache
 def training(data: str, features: str | None, n: int, seed: int) -> dict[str, Any]:
     """The same of training pictures."""
     real = datasets.load(data)

@@ -11,10 +11,13 @@ References:
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar
 
-from experiment import Digits, main, number, table
+from experiment import Digits, main, number
+
+from phin.report import markdown
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,21 @@ class DDIMTable(Digits):
 
     name: ClassVar[str] = "ddim_table"
 
+    @property
+    def solvers(self) -> dict[str, str]:
+        """What the rows are sampled by."""
+        return {f"eta = {eta:g}": f"ddim(eta={eta:g})" for eta in self.etas} | {"sigma-hat": "ddim_hat"}
+
+    def check(self) -> None:
+        super().check()
+        for solver, steps in product(self.solvers.values(), self.ladders):
+            replace(self.recipe("mnist-ddpm").sample, solver=solver, steps=steps)
+
     def run(self) -> str:
         subject = self.given(self.model, "mnist-ddpm", self.recipe("mnist-ddpm"))
-        solvers = {f"eta = {eta:g}": f"ddim(eta={eta:g})" for eta in self.etas} | {"sigma-hat": "ddim_hat"}
         rows: list[list[str]] = []
         found: dict[str, Any] = {}
-        for title, solver in solvers.items():
+        for title, solver in self.solvers.items():
             row = [title]
             for steps in self.ladders:
                 found = self.drawn(subject, solver=solver, steps=steps)
@@ -51,7 +63,7 @@ class DDIMTable(Digits):
             f"{number(found['frechet']['floor'])}. Model: {self.model or self.trained}, told the labels; "
             f"seed {self.seed}."
         )
-        return f"{table(['steps', *(f'{steps:,}' for steps in self.ladders)], rows)}\n\n{note}"
+        return f"{markdown(['steps', *(f'{steps:,}' for steps in self.ladders)], rows)}\n\n{note}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import abc
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from phin.models import Model
 from phin.nets.unet import UNetConfig
 from phin.nll import nll
 from phin.recipes import DiffusionRecipe, Recipe, named
+from phin.report import markdown
 from phin.training.checkpoint import atomic, open_folder
 
 Figure = Mapping[str, Any]
@@ -41,6 +42,20 @@ class Experiment(abc.ABC):
     """Where the experiment has its folder: models, figures, table and pictures."""
 
     name: ClassVar[str]
+
+    def check(self) -> None:
+        """Sees to it, before anything is trained, that what is asked for can be had.
+
+        Raises:
+            PhinError: It cannot.
+        """
+        for field in fields(self):
+            option, value = f"--{field.name.replace('_', '-')}", getattr(self, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not values:
+                raise PhinError(f"{option} is empty: give at least one, or leave it out")
+            if field.name != "seed" and (few := [x for x in values if type(x) is int and x < 1]):
+                raise PhinError(f"{option} {few[0]}: at least 1 is needed")
 
     @abc.abstractmethod
     def run(self) -> str:
@@ -92,6 +107,10 @@ class Digits(Experiment):
     features: str | None = None
     """What reads pictures and compares them with real ones, as of `phin evaluate`; the digit reader."""
 
+    def check(self) -> None:
+        super().check()
+        reference("mnist", self.features, self.n, self.seed)
+
     def recipe(self, name: str) -> DiffusionRecipe:
         """A recipe, with this experiment's network."""
         recipe = named(name)
@@ -113,7 +132,7 @@ def drawn(model: Model, features: str | None, n: int, seed: int, **choices: Any)
 @cache
 def reference(data: str, features: str | None, n: int, seed: int) -> Reference:
     """Real pictures, the same for all models; what is not asked for is measured on few."""
-    plan = PicturePlan(n, kept=20, compared=20, seed=seed)
+    plan = PicturePlan(n, kept=20, compared=0, seed=seed)
     return Reference(datasets.load(data), pictures.chosen(features, data), plan)
 
 
@@ -127,6 +146,13 @@ class Comparison(Digits):
     """Test images, for the ODE."""
     rtol: float = 1e-3
     """Tolerated error of a step of the ODE."""
+
+    def check(self) -> None:
+        super().check()
+        for n in (self.n_bound, self.n_ode):
+            datasets.load("mnist").split("test", n)
+        if not self.rtol > 0:
+            raise PhinError(f"--rtol {self.rtol:g}: it must be positive, such as 0.001")
 
     def compare(self, subjects: Mapping[str, tuple[Subject, dict[str, Any]]]) -> str:
         """The table of models and how each is sampled, by their titles."""
@@ -154,7 +180,7 @@ class Comparison(Digits):
             f"{self.n:,} pictures, in {self.steps} steps at most. Of real digits, test images are read, and "
             "training images are so far from them."
         )
-        return f"{table(heading, rows)}\n\n{note}"
+        return f"{markdown(heading, rows)}\n\n{note}"
 
 
 def number(figure: Figure, digits: int = 3) -> str:
@@ -168,12 +194,6 @@ def percent(rate: float, error: float) -> str:
     return f"{100 * rate:.1f} ± {100 * error:.1f} %"
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main(kind: type[Experiment], argv: Sequence[str] | None = None) -> int:
     """Runs an experiment from its command line. Prints its table, and leaves it in table.md, too.
 
@@ -181,8 +201,9 @@ def main(kind: type[Experiment], argv: Sequence[str] | None = None) -> int:
     """
     try:
         experiment = tyro.cli(kind, args=argv, description=sys.modules[kind.__module__].__doc__)
-        open_folder(experiment.folder)
         with messages():
+            experiment.check()
+            open_folder(experiment.folder)
             text = experiment.run()
         with atomic(experiment.folder / "table.md") as path:
             path.write_text(text + "\n", encoding="utf-8")

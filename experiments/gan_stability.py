@@ -9,21 +9,20 @@ largest record (a mean over a two-hundredth of the training), and how good the s
 gradients.png has the norms over time, samples.png a digit of each class from every run.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
-from experiment import Experiment, Subject, drawn, main, number, percent, table
+from experiment import Experiment, Subject, drawn, main, number, percent, reference
 
 import phin
 from phin import report
 from phin.pictures import png, tile
 from phin.recipes import GANRecipe
 from phin.training.checkpoint import atomic
+from phin.training.log import curve, records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 PLAYERS = {"generator": "s1", "discriminator": "s2"}
 """And their colours."""
 
-Gradients = dict[str, list[float]]
-"""The norm of each player's gradient, and "progress", from the first record to the last."""
+Gradients = dict[str, tuple[list[float], list[float]]]
+"""Of each player: steps of the training, and the norm of its gradient there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class GANStability(Experiment):
 
     name: ClassVar[str] = "gan_stability"
 
+    def check(self) -> None:
+        super().check()
+        reference("mnist", self.features, self.n, self.seed)
+
     def run(self) -> str:
         rows: list[list[str]] = []
         curves: dict[str, list[Gradients]] = {}
@@ -62,9 +65,10 @@ class GANStability(Experiment):
                 name = f"{title.replace(' ', '-')}-{seed}"
                 subject = replace(self, seed=seed).train(name, recipe)
                 found = subject.measure(drawn, features=self.features, n=self.n, seed=self.seed)
-                norms = gradients(self.folder / name / "log.jsonl")
-                late = {player: norms[player][len(norms[player]) // 2 :] for player in PLAYERS}
-                cells = [f"{of(late[player]):.3g}" for player in PLAYERS for of in (median, max)]
+                log = records(self.folder / name)
+                norms = {player: curve(log, f"gradient_norm/{player}") for player in PLAYERS}
+                late = [norm[len(norm) // 2 :] for _, norm in norms.values()]
+                cells = [f"{of(norm):.3g}" for norm in late for of in (median, max)]
                 right = percent(found["digits"]["rate"], found["digits"]["error"])
                 rows.append([title, str(seed), *cells, right, number(found["frechet"]), f"{subject.steps:,}"])
                 curves[title].append(norms)
@@ -76,7 +80,7 @@ class GANStability(Experiment):
             f"{self.trained} of training each; norms of gradients are those of the second half. Digits and "
             f"distances are of {self.n:,} pictures, ± one standard error; training pictures are {floor} away."
         )
-        return f"{table([*heading, 'digits right', 'Frechet', 'steps'], rows)}\n\n{note}"
+        return f"{report.markdown([*heading, 'digits right', 'Frechet', 'steps'], rows)}\n\n{note}"
 
     @property
     def kinds(self) -> dict[str, GANRecipe]:
@@ -94,21 +98,12 @@ class GANStability(Experiment):
     def show(self, curves: dict[str, list[Gradients]], subjects: list[Subject]) -> None:
         """Draws both pictures."""
         panels = [partial(draw, runs) for runs in curves.values()]
-        shown = report.picture(
-            panels, "share of the training", "norm of the gradient", curves, (3.0 * len(panels), 3.4)
-        )
+        size = 3.0 * len(panels), 3.4
+        shown = report.picture(panels, "training steps", "norm of the gradient", curves, size)
         digits = [picture for subject in subjects for picture in phin.sample(subject.model, seed=self.seed)]
         for name, payload in (("gradients", shown), ("samples", png(tile(digits, columns=10)))):
             with atomic(self.folder / f"{name}.png") as path:
                 path.write_bytes(payload)
-
-
-def gradients(log: Path) -> Gradients:
-    """What a run's log says of both players."""
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    records = [record for record in records if "progress" in record]
-    keys = {"progress": "progress"} | {player: f"gradient_norm/{player}" for player in PLAYERS}
-    return {name: [record[key] for record in records] for name, key in keys.items()}
 
 
 def draw(runs: list[Gradients], axes: "Axes") -> None:
@@ -117,7 +112,7 @@ def draw(runs: list[Gradients], axes: "Axes") -> None:
     axes.set_yscale("log")
     for run in runs:
         for player, colour in PLAYERS.items():
-            axes.plot(run["progress"], run[player], color=colours[colour], lw=0.9, alpha=0.8, label=player)
+            axes.plot(*run[player], color=colours[colour], lw=0.9, alpha=0.8, label=player)
 
 
 if __name__ == "__main__":

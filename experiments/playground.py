@@ -9,18 +9,22 @@ itself (the last row has points of that), and its ratio to DDPM's. DDIM draws fr
 
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from experiment import Experiment, Figure, Subject, main, number, table
+from experiment import Experiment, Figure, Subject, main, number
 from poster import Row, poster
 
 import phin
 from phin import data as datasets
+from phin.errors import PhinError
 from phin.metrics.energy import energy_distance
 from phin.models import Model
 from phin.nets.mlp import MLPConfig
 from phin.recipes import DiffusionRecipe
+from phin.report import markdown
+from phin.sampling import SampleConfig
 from phin.training.checkpoint import atomic
 
 
@@ -90,6 +94,13 @@ class Playground(Experiment):
 
     name: ClassVar[str] = "playground"
 
+    def check(self) -> None:
+        super().check()
+        for data in self.sets:
+            floor(data, self.n, self.seed)
+        for variant in VARIANTS.values():
+            SampleConfig(**self.sampling(variant))
+
     def run(self) -> str:
         columns = [self.column(data) for data in self.sets]
         heading = ["", *(cell for data in self.sets for cell in (data, "ratio", "steps"))]
@@ -99,7 +110,7 @@ class Playground(Experiment):
             f"ratio to DDPM's; training steps in {self.trained}. At most {self.calls} calls of the network a "
             f"point; seed {self.seed}."
         )
-        return f"{table(heading, rows)}\n\n{note}"
+        return f"{markdown(heading, rows)}\n\n{note}"
 
     def column(self, data: str) -> dict[str, list[str]]:
         """What is to be said of each variant on a set, whose picture is drawn if there was anything new."""
@@ -121,13 +132,11 @@ class Playground(Experiment):
             image = poster(data.replace("-", " "), f"one network, {self.trained} each", rows, self.seed)
             with atomic(picture) as path:
                 image.save(path, "png", optimize=True)
-        real = datasets.load(data)
-        floor = energy_distance(*(real.split(which, self.n, self.seed).x for which in ("train", "test")))
         steps = {title: f"{subjects[variant.run].steps:,}" for title, variant in VARIANTS.items()}
         first = found["DDPM"]["value"]
         return {
             title: [number(one, 4), f"{one['value'] / first:.2f}", steps.get(title, "")]
-            for title, one in {**found, REAL: vars(floor)}.items()
+            for title, one in {**found, REAL: floor(data, self.n, self.seed)}.items()
         }
 
     def points(self, data: str) -> DiffusionRecipe:
@@ -141,6 +150,19 @@ class Playground(Experiment):
         """How it is sampled: a ladder of N levels has N - 1 steps and a last call."""
         steps = 1 + (self.calls - 1) // variant.calls
         return {"solver": variant.solver, "grid": variant.grid, "steps": steps}
+
+
+@cache
+def floor(data: str, n: int, seed: int) -> Figure:
+    """The energy distance of a set's own points from held-out ones.
+
+    Raises:
+        PhinError: There is no such set in the plane, or n is too small.
+    """
+    real = datasets.load(data)
+    if real.shape != (2,):
+        raise PhinError(f"{data} has no points in the plane: give sets such as swiss-roll")
+    return vars(energy_distance(*(real.split(which, n, seed).x for which in ("train", "test"))))
 
 
 def distance(model: Model, n: int, seed: int, **choices: Any) -> dict[str, float]:

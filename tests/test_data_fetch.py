@@ -297,7 +297,8 @@ def python2_pickle(array: np.ndarray) -> bytes:
 
 
 def member(train: bytes, valid: bytes, test: bytes) -> bytes:
-    return gzip.compress(b"\x80\x02(" + train + valid + test + b"t.")
+    stored = b"q\x01"  # under a number of one byte, as Python 2 stores every object (BINPUT)
+    return gzip.compress(b"\x80\x02(" + train + stored + valid + test + b"t" + stored + b".")
 
 
 def split(images: np.ndarray, labels: np.ndarray) -> bytes:
@@ -375,6 +376,7 @@ def test_a_malicious_pickle_does_nothing(tmp_path: Path, call: bytes) -> None:
         "numpy.core.multiarray\nscalar",
         "builtins\neval",
         "numpy\ndtype.type",
+        "os\nndarray",
     ],
 )
 def test_no_other_name_is_admitted(name: str) -> None:
@@ -387,6 +389,13 @@ def test_a_pickle_that_would_fill_the_memory_is_not_begun(store: bytes) -> None:
     """To store under the number 2^28 - 1, an unpickler makes room for as many objects: some gigabytes."""
     with pytest.raises(Damaged, match="PUT, which no such pickle needs"):
         mnist.unpickle_arrays(io.BytesIO(b"\x80\x02cnumpy\nndarray\n" + store + b"."))
+
+
+@pytest.mark.parametrize("end", [b"0.", b"R.", b")R.", b"h\x05.", b"}b."])
+def test_a_pickle_that_is_well_formed_may_be_broken_all_the_same(end: bytes) -> None:
+    """Nothing left, no arguments, the wrong ones, nothing stored, no state: each fails in its own way."""
+    with pytest.raises(Damaged, match="its pickle is broken"):
+        mnist.unpickle_arrays(io.BytesIO(b"\x80\x02cnumpy\nndarray\n" + end))
 
 
 @given(st.binary(max_size=60))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import phin
 from phin import data as datasets
-from phin import models
+from phin import models, tuning
 from phin.data import digits
 from phin.data.base import Images, Part, Split, Which
 from phin.diffusion.level import SCALINGS
@@ -196,6 +196,40 @@ def test_the_table_of_ddim_ends_in_ddpm(
     assert further["eta = 0"] != table["eta = 0"]
 
 
+def test_few_calls_are_counted_and_judged_by_many(
+    tmp_path: Path, mnist: Images, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, sampler = importlib.import_module("few_calls"), tuning.Tuned(3, "unipc_2", "linear", 0.0, 0.0)
+    monkeypatch.setattr(module, "OTHERS", ("ddpm", "heun"))
+    monkeypatch.setattr(tuning, "CANDIDATES", ("ddim",))
+    monkeypatch.setattr(tuning, "tune", lambda model, steps, n, seed, guidance: [sampler])
+    options = f"--calls 3 4 --limit 6 --n 40 --features {reader} --out"
+    table = run("few_calls", "FewCalls", f"{SMALL} {options} {tmp_path}")
+    assert [*table.pop("calls")] == ["3", "4", "close from"]
+    assert set(table) - {"---"} == {"ddim", "ddpm", "heun", "tuned"}
+    assert (table["heun"][1], table["tuned"][1]) == ("", "")  # 4 calls: Heun's method makes 3 or 5
+
+    model = phin.load(tmp_path / "few_calls" / "mnist")
+    real = Reference(mnist, pictures.chosen(reader, "mnist"), PicturePlan(40, kept=20, compared=20))
+
+    def distance(**choices: Any) -> float:
+        return pictures.evaluate(model, real, guidance=1.0, **choices).figures["measures"]["frechet"]["value"]
+
+    assert number(table["heun"][0]) == pytest.approx(distance(solver="heun", steps=2), abs=1e-3)
+    assert number(table["tuned"][0]) == pytest.approx(
+        distance(solver="unipc_2", steps=3, grid="linear"), abs=1e-3
+    )
+    found = {
+        solver: [distance(solver=solver, steps=steps) for steps in (3, 4)] for solver in ("ddim", "ddpm")
+    }
+    limit = distance(solver="ddim", steps=6)
+    for solver, values in found.items():
+        assert [number(cell) for cell in table[solver][:2]] == pytest.approx(values, abs=1e-3)
+        close = [str(calls) for calls, value in zip((3, 4), values, strict=True) if value <= 1.05 * limit]
+        assert table[solver][2] == (close or [""])[0]
+    assert (tmp_path / "few_calls" / "calls.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_ablation_tells_variances_and_splits_apart(tmp_path: Path, reader: Path) -> None:
     sizes = f"{SMALL} --n 20 --steps 2 --n-bound 2 --losses L_simple --predictions x --features {reader}"
     words = f"{sizes} --out {tmp_path}".split()
@@ -284,6 +318,53 @@ def test_figures_are_those_of_the_weights(tmp_path: Path) -> None:
     path.write_text('{"weights": "', encoding="utf-8")
     with pytest.raises(PhinError, match=r"figures\.json is damaged"):
         module.Subject(model, path)
+
+
+MISTAKES = [
+    ("playground Playground --sets", "--sets is empty"),
+    ("playground Playground --n 20 --sets moons mnist", "mnist has no points in the plane"),
+    ("playground Playground --sets moons --n 2", "2 and 2 points have no energy distance"),
+    ("playground Playground --sets moons --n 20 --calls 0", "--calls 0: at least 1"),
+    ("playground Playground --sets moons --n 20 --calls 1001", "take fewer"),
+    ("mnist_variants Variants --n 3", "n = 3 is too few"),
+    ("mnist_variants Variants --n 20 --features nowhere", "'nowhere'"),
+    ("mnist_variants Variants --n 20 --features {reader} --n-bound 99999", "99999 "),
+    ("mnist_variants Variants --n 20 --features {reader} --n-bound 2 --n-ode 99999", "99999 "),
+    ("mnist_variants Variants --n 20 --features {reader} --n-bound 2 --rtol 0", "--rtol 0"),
+    ("mnist_variants Variants --train-steps 0", "--train-steps 0: at least 1"),
+    ("chains Chains --lengths 10 0", "--lengths 0: at least 1"),
+    ("chains Chains --schedules", "--schedules is empty"),
+    ("ablation Ablation --predictions x --n 20 --features {reader} --n-bound 99999", "99999 "),
+    ("ablation Ablation --n 20 --features {reader} --n-bound 2 --predictions x y", "parameterization 'y'"),
+    ("ddim_table DDIMTable --etas", "--etas is empty"),
+    ("ddim_table DDIMTable --n 20 --features {reader} --etas 0 -1", "eta = -1"),
+    ("ddim_table DDIMTable --n 20 --features {reader} --ladders 10 1001", "take fewer"),
+    ("classifier_guidance ClassifierGuidance --scales", "--scales is empty"),
+    ("classifier_guidance ClassifierGuidance --n 20 --features {reader}", "have no covariance"),
+    ("classifier_guidance ClassifierGuidance --n 150 --features {reader} --scales 0 nan", "--scales nan"),
+    ("classifier_guidance ClassifierGuidance --n 150 --features {reader} --model nowhere", "'nowhere'"),
+    ("gan_stability GANStability --seeds 0", "--seeds 0: at least 1"),
+    ("gan_stability GANStability --n 3 --features {reader}", "n = 3 is too few"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_mistakes_are_told_before_anything_is_trained(
+    words: str,
+    told: str,
+    reader: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(phin, "train", lambda *_: pytest.fail("trained"))
+    name, kind, *options = words.format(reader=reader).split()
+    module = importlib.import_module(name)
+    assert module.main(getattr(module, kind), [*options, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert re.match(rf"error: .*{re.escape(told)}", said.err)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_mistake_is_one_line() -> None:

@@ -130,6 +130,9 @@ def test_knots_are_the_levels_of_their_ladder() -> None:
     line = torch.tensor([9.5, 6.3, 3.1, 3.0, 2.9, 1.1, -0.7, -3.5, -6.3], dtype=torch.float64)
     close(schedule.log_snr(times(9)), line)
     close(schedule.inverse(schedule.log_snr(times())), times())
+    beyond = torch.tensor([-0.03125, 1.0625], dtype=torch.float64)  # where the first and the last line go on
+    close(schedule.log_snr(beyond), torch.tensor([10.3, -7.7], dtype=torch.float64))
+    close(schedule.inverse(schedule.log_snr(beyond)), beyond)
     slopes = torch.tensor([-25.6, -0.8, -22.4], dtype=torch.float64)
     close(schedule.slope(torch.tensor([0.1, 0.3, 0.9], dtype=torch.float64)), slopes)
     close(Knots(7, -9).log_snr(times()), 7 - 16 * times())
@@ -410,6 +413,8 @@ def test_a_clean_end_is_as_exact_in_float32(make: type[Sigmoid | Flow | Cosine])
         lambda: Knots(3, 3),
         lambda: Knots(3, math.nan),
         lambda: Knots(math.inf, 3),
+        lambda: Knots(3, -math.inf),
+        lambda: Knots(7, -2, 1),
     ],
 )
 def test_a_curve_that_is_none_is_refused(make: Callable[[], Schedule]) -> None:

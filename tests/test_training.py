@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ from phin.training.checkpoint import load_weights, read_metadata, read_weights
 from phin.training.config import TrainConfig
 from phin.training.log import LEVELS, Meter
 from phin.training.loop import Losses, fit
+from phin.training.run import copies
 
 
 class Watched(Toy):
@@ -534,3 +536,39 @@ def test_copies_from_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     (copies / "000007.safetensors").write_bytes((copies / "000004.safetensors").read_bytes())
     train(folder, **options)
     assert [int(path.stem) for path in sorted(copies.iterdir())] == [2, 4, 6, 8]
+
+
+def test_copies_go_by_their_steps_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 8, "copy_every": 0.25, "picture_every": 0}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, stop=4, **options)
+    folder = tmp_path / "copies"
+    for name in ("best", "1000000", "999999"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    steps = [2, 4, 999999, 1000000]
+    assert copies(tmp_path) == [folder / f"{step:06}.safetensors" for step in steps]
+    train(tmp_path, **options)
+    assert copies(tmp_path) == [folder / f"{step:06}.safetensors" for step in (2, 4, 6, 8)]
+    assert (folder / "best.safetensors").read_bytes() == b""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it() -> None:
+    """The parent holds a gigabyte while it starts the child, which holds 100 MB for a moment."""
+    child = """
+        from phin.training.run import peak_memory
+        before = peak_memory()
+        held = b"x" * 100_000_000
+        del held
+        print(before, peak_memory())
+    """
+    parent = f"""
+        import subprocess, sys, textwrap
+        held = b"x" * 1_000_000_000
+        subprocess.run([sys.executable, "-c", textwrap.dedent({child!r})], check=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 5e7 < before < 9e8
+    assert after - before == pytest.approx(1e8, rel=0.05)

@@ -1,6 +1,7 @@
 """A page that explains itself: one HTML file, with everything inside, in the reader's own light or dark.
 
-A page is made of pieces of HTML, which the functions here return and `page` puts together.
+A page is made of pieces of HTML, which the functions here return and `page` puts together. `markdown` and
+`picture` are for what stands elsewhere.
 """
 
 import base64
@@ -61,6 +62,12 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Numbers: the first column names them, the others are aligned to the right."""
     lines = [_row("th", heading), *(_row("td", row) for row in rows)]
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def facts(pairs: Mapping[str, str]) -> str:

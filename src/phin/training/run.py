@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -164,7 +165,7 @@ class Run:
 
     def forget(self, step: int) -> None:
         """Removes copies from after a step, at which a run goes on: it may come to others."""
-        for path in self.folder.glob("copies/*.safetensors"):
+        for path in copies(self.folder):
             if int(path.stem) > step:
                 path.unlink(missing_ok=True)
 
@@ -218,8 +219,17 @@ def _difference(old: Any, new: Any, path: str = "") -> str | None:
     )
 
 
+def copies(folder: Path) -> list[Path]:
+    """The files of `Run.save_copy`, by their steps; whatever else lies there is not ours."""
+    ours = (path for path in folder.glob("copies/*.safetensors") if path.stem.isdecimal())
+    return sorted(ours, key=lambda path: int(path.stem))
+
+
 def peak_memory() -> int | None:
     """Bytes this process ever held at once; None where the system does not tell."""
+    status = Path("/proc/self/status")  # of Linux, whose getrusage begins with what the parent held
+    if status.exists() and (peak := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return 1024 * int(peak[1])
     try:
         import resource
     except ImportError:  # Windows
