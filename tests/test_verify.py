@@ -368,7 +368,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "(2 * k + side) / (bins - 1)",
         "(2 * k + side) / bins",
     ),
-    "The categorical decoder is Bayes' rule": (DECODER, "-0.5 * snr", "-snr[..., None]"),
+    "The categorical decoder is Bayes' rule": (DECODER, "-0.5 * snr", "-snr"),
     "The Gaussian decoder is the posterior": (DECODER, "- torch.log(precision))", "+ torch.log(precision))"),
     "Bits a dimension": (BOUND, "nats / (dims * math.log(2))", "nats / dims"),
     "The entropy is all the error there is": (
