@@ -112,7 +112,7 @@ def moved(module: nn.Module) -> None:
     """Moves a module to the GPU."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
-            if parameter is not None:
+            if parameter is not None and parameter.device != GPU:
                 part._parameters[name] = nn.Parameter(parameter.detach().to(GPU), parameter.requires_grad)
         for name, buffer in part._buffers.items():
             if buffer is not None:

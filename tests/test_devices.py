@@ -1,6 +1,8 @@
 """What is done on a GPU, without one: all is on the same device, and what is for speed decides rightly."""
 
 import copy
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +26,7 @@ from phin.pictures import png, to_bytes
 from phin.recipes import RECIPES, Recipe, describe
 from phin.training import compiling
 from phin.training.ahead import Ahead
-from phin.training.checkpoint import save_weights
+from phin.training.checkpoint import read_weights, save_weights
 from phin.training.compiling import TRIAL, WORTH, Compiling
 
 STEPS = slice(None)
@@ -237,6 +239,47 @@ def test_a_pretended_gpu_refuses_what_a_gpu_would() -> None:
             _ = x + y
         with pytest.raises(RuntimeError, match="on the GPU and on the CPU"):
             nn.Linear(3, 1)(x)
+
+
+@pytest.mark.filterwarnings("ignore:a Frechet distance")
+@pytest.mark.parametrize("name", ["mnist", "mnist-gan"])
+def test_a_run_on_a_gpu_is_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first batch, made ahead, over an interruption, to the files: bit for bit."""
+    recipe = small(RECIPES[name])
+    recipe = replace(recipe, train=replace(recipe.train, steps=4, validate_every=0.5, picture_every=0.5))
+    phin.train(recipe, tmp_path / "cpu")
+    to = nn.Module.to
+    monkeypatch.setattr(
+        nn.Module, "to", lambda self, *a, **k: moved(self) or self if a[:1] == (GPU,) else to(self, *a, **k)
+    )
+    monkeypatch.setattr("accelerate.Accelerator.device", GPU)
+    fused = "_get_fused_kernels_supported_devices"  # by AdamW, which asks for each parameter's device
+    for module in ("adamw", "adam", "optimizer"):
+        monkeypatch.setattr(
+            sys.modules[f"torch.optim.{module}"], fused, lambda: ["cpu", GPU.type], raising=False
+        )
+    with pretending():
+        task = recipe.task(recipe.load())
+        step = type(task).forward
+
+        def interrupted(self: Any, number: int, rows: slice) -> Any:
+            if number == 2:
+                signal.raise_signal(signal.SIGINT)
+            return step(self, number, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(task), "forward", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                phin.train(recipe, tmp_path / "gpu")
+        done = phin.train(recipe, tmp_path / "gpu")
+    assert done.step == 4
+    for file in ("best", "last"):
+        mine, theirs = (read_weights(tmp_path / run / f"{file}.safetensors")[0] for run in ("gpu", "cpu"))
+        assert mine.keys() == theirs.keys()
+        different = [
+            key for key in mine if not key.startswith("meter.") and not torch.equal(mine[key], theirs[key])
+        ]
+        assert not different
 
 
 # Which device
