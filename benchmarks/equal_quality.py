@@ -28,6 +28,7 @@ from torch import Tensor
 
 import phin
 from phin import data as datasets
+from phin.cli.terminal import exit_code
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.machine import in_words, machine
@@ -164,8 +165,8 @@ def compared(name: str, out: Path, distances: Distances, rounds: int) -> list[st
     return [*cells, f"{ratios(seconds[name], seconds[EQUAL]):.1f}" if EQUAL in chosen else ""]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -174,37 +175,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=10, help="timed turns")
     parser.add_argument("--features", help="what reads pictures; the digit reader")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args(argv)
-    try:
-        positive(args, "n", "rounds", "threads")
-        torch.set_num_threads(args.threads)
-        there = [name for name in PEERS if (args.out / f"{name}.safetensors").exists()]
-        if not (args.out / EQUAL).is_dir() or not there:
-            raise PhinError(f"{args.out} has no models to compare: train them by time_to_quality.py")
-        for name in [*there]:
-            if why := missing(LIBRARIES[name]):
-                there.remove(name)
-                print(f"{name} is skipped: {why}", file=sys.stderr)
-        distances = Distances(args.out / "equal_quality.json", args.n, args.features)
-        rows = [compared(name, args.out, distances, args.rounds) for name in there]
-        heading = [
-            "own best",
-            "the peer's fastest",
-            "pictures/s",
-            "Phin's fastest",
-            "pictures/s",
-            "times as fast",
-        ]
-        print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
-        print(markdown(heading, rows))
-        print(f"\nFrechet distance, {distances.found['features']}, n = {args.n:,}.")
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compares who is there, and prints the table."""
+    positive(args, "n", "rounds", "threads")
+    torch.set_num_threads(args.threads)
+    there = [name for name in PEERS if (args.out / f"{name}.safetensors").exists()]
+    if not (args.out / EQUAL).is_dir() or not there:
+        raise PhinError(f"{args.out} has no models to compare: train them by time_to_quality.py")
+    for name in [*there]:
+        if why := missing(LIBRARIES[name]):
+            there.remove(name)
+            print(f"{name} is skipped: {why}", file=sys.stderr)
+    distances = Distances(args.out / "equal_quality.json", args.n, args.features)
+    rows = [compared(name, args.out, distances, args.rounds) for name in there]
+    heading = [
+        "own best",
+        "the peer's fastest",
+        "pictures/s",
+        "Phin's fastest",
+        "pictures/s",
+        "times as fast",
+    ]
+    print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
+    print(markdown(heading, rows))
+    print(f"\nFrechet distance, {distances.found['features']}, n = {args.n:,}.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes as of `exit_code`."""
+    args = parsed(argv)
+    return exit_code(lambda: run(args), "the same command goes on")
 
 
 if __name__ == "__main__":

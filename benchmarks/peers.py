@@ -54,6 +54,7 @@ from contestants import (
 from timing import Spread, interleaved, rates, ratios
 from torch import Tensor, nn
 
+from phin.cli.terminal import exit_code
 from phin.errors import PhinError
 from phin.machine import in_words, machine
 from phin.report import markdown
@@ -435,25 +436,25 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Measures what is asked for, and prints it."""
+    command.positive(args, "batch", "rounds", "trials", "steps", "threads")
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        alone(args)
+        return
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise PhinError(f"there is no folder {args.json.absolute().parent}: make it first")
+    found = measured(args)
+    if args.json:
+        write_json(args.json, found)
+    print("\n\n".join(printed(found)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, and 2 after a mistake that the user can mend."""
+    """Exit codes as of `exit_code`."""
     args = parsed(argv)
-    try:
-        command.positive(args, "batch", "rounds", "trials", "steps", "threads")
-        torch.set_num_threads(args.threads)
-        if args.alone:
-            alone(args)
-            return 0
-        if args.json and not args.json.absolute().parent.is_dir():
-            raise PhinError(f"there is no folder {args.json.absolute().parent}: make it first")
-        found = measured(args)
-        if args.json:
-            write_json(args.json, found)
-        print("\n\n".join(printed(found)))
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

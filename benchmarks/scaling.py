@@ -32,6 +32,7 @@ from contestants import LIBRARIES, Batch, Contestant
 from timing import exponent, interleaved, spread
 
 import phin
+from phin.cli.terminal import exit_code
 from phin.diffusion.noise import stream
 from phin.errors import PhinError
 from phin.machine import in_words, machine
@@ -262,32 +263,32 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Answers the questions, prints the tables and leaves them."""
+    positive(args, "rounds", "steps_of_training", "threads")
+    if min(args.sizes) < 100:
+        raise PhinError(f"sizes has {min(args.sizes)}: at least 100 is needed")
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        alone(args)
+        return
+    open_folder(args.out)
+    print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds"]))
+    for name in args.only:
+        growth = QUESTIONS[name](args)
+        write_json(
+            args.out / f"{name}.json",
+            {"machine": machine(), "threads": args.threads, "costs": growth.costs},
+        )
+        with atomic(args.out / f"{name}.png") as path:
+            path.write_bytes(picture([growth.draw], growth.across, growth.title))
+        print(f"\n{growth.title}\n\n{growth.table()}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, and 2 after a mistake that the user can mend."""
+    """Exit codes as of `exit_code`."""
     args = parsed(argv)
-    try:
-        positive(args, "rounds", "steps_of_training", "threads")
-        if min(args.sizes) < 100:
-            raise PhinError(f"sizes has {min(args.sizes)}: at least 100 is needed")
-        torch.set_num_threads(args.threads)
-        if args.alone:
-            alone(args)
-            return 0
-        open_folder(args.out)
-        print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds"]))
-        for name in args.only:
-            growth = QUESTIONS[name](args)
-            write_json(
-                args.out / f"{name}.json",
-                {"machine": machine(), "threads": args.threads, "costs": growth.costs},
-            )
-            with atomic(args.out / f"{name}.png") as path:
-                path.write_bytes(picture([growth.draw], growth.across, growth.title))
-            print(f"\n{growth.title}\n\n{growth.table()}", flush=True)
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

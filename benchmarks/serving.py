@@ -20,7 +20,7 @@ from command import positive, printed
 from timing import interleaved, rates, spread
 
 import phin
-from phin.errors import PhinError
+from phin.cli.terminal import exit_code
 from phin.machine import in_words, machine
 from phin.models import choose
 from phin.report import markdown
@@ -82,8 +82,8 @@ def pair(text: str) -> tuple[str, int]:
     return name, int(steps)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, and 2 after a mistake that the user can mend."""
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,25 +91,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=50, help="timed turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    try:
-        positive(args, "rounds", "threads")
-        torch.set_num_threads(args.threads)
-        if args.alone:
-            alone(*args.models[0])
-            return 0
-        found = waits(args.models, args.rounds)
-        rows = [
-            [name, str(steps), *cells, memory(name, steps, args.threads)]
-            for (name, steps), cells in found.items()
-        ]
-        print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
-        heading = ["", "steps", "ms for one", f"pictures/s, {len(PROMPTS)} at once"]
-        print(markdown([*heading, f"MB after one answer, after {ANSWERS}"], rows))
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Times the models, weighs them, and prints the table."""
+    positive(args, "rounds", "threads")
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        alone(*args.models[0])
+        return
+    found = waits(args.models, args.rounds)
+    rows = [
+        [name, str(steps), *cells, memory(name, steps, args.threads)]
+        for (name, steps), cells in found.items()
+    ]
+    print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
+    heading = ["", "steps", "ms for one", f"pictures/s, {len(PROMPTS)} at once"]
+    print(markdown([*heading, f"MB after one answer, after {ANSWERS}"], rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes as of `exit_code`."""
+    args = parsed(argv)
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 import phin
 from phin import data as datasets
+from phin.cli.terminal import exit_code
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.machine import in_words, machine
@@ -479,7 +480,9 @@ def train(args: argparse.Namespace, chosen: Mapping[str, Setting], argv: Sequenc
     """Trains and measures who is asked for: one here; of several, each in an empty process of its own."""
     if len(args.only) > 1:
         for name in args.only:
-            subprocess.run([sys.executable, __file__, *argv, "--only", name], check=True)
+            done = subprocess.run([sys.executable, __file__, *argv, "--only", name])
+            if done.returncode:
+                sys.exit(done.returncode)  # it has told why
         return
     for name in args.only:
         if name not in PEERS:
@@ -491,35 +494,28 @@ def train(args: argparse.Namespace, chosen: Mapping[str, Setting], argv: Sequenc
             Benchmark(args).peer(name, chosen[name], seconds)
 
 
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Trains and measures who is asked for; then prints what there is, and leaves it."""
+    positive(args, "n", "steps", "threads")
+    torch.set_num_threads(args.threads)
+    if args.spacing <= 1:
+        raise PhinError(f"spacing = {args.spacing}: measurements come later and later, so give more than 1")
+    chosen = settings(args.peers_json, [name for name in args.only if name in PEERS])
+    open_folder(args.out)
+    train(args, chosen, argv)
+    if found := curves(args.out):
+        text = "\n\n".join([*in_words(machine()).values(), tabled(found)])
+        with atomic(args.out / "table.md") as path:
+            path.write_text(text + "\n", encoding="utf-8")
+        with atomic(args.out / "quality.png") as path:
+            path.write_bytes(drawn(found))
+        print(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption."""
+    """Exit codes as of `exit_code`."""
     args = parsed(argv)
-    try:
-        positive(args, "n", "steps", "threads")
-        torch.set_num_threads(args.threads)
-        if args.spacing <= 1:
-            raise PhinError(
-                f"spacing = {args.spacing}: measurements come later and later, so give more than 1"
-            )
-        chosen = settings(args.peers_json, [name for name in args.only if name in PEERS])
-        open_folder(args.out)
-        train(args, chosen, sys.argv[1:] if argv is None else argv)
-        if found := curves(args.out):
-            text = "\n\n".join([*in_words(machine()).values(), tabled(found)])
-            with atomic(args.out / "table.md") as path:
-                path.write_text(text + "\n", encoding="utf-8")
-            with atomic(args.out / "quality.png") as path:
-                path.write_bytes(drawn(found))
-            print(text)
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        return error.returncode  # which has told why
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(args, sys.argv[1:] if argv is None else argv), "the same command goes on")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tyro
 
 import phin
 from phin import data as datasets
-from phin.cli.terminal import messages
+from phin.cli.terminal import exit_code, messages
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.evaluation.subject import Subject
@@ -195,11 +195,9 @@ def percent(rate: float, error: float) -> str:
 
 
 def main(kind: type[Experiment], argv: Sequence[str] | None = None) -> int:
-    """Runs an experiment from its command line. Prints its table, and leaves it in table.md, too.
+    """Runs an experiment from its command line. Prints its table, and leaves it in table.md, too."""
 
-    Exit codes: 0, 2 after a mistake that the user can mend, 130 after an interruption.
-    """
-    try:
+    def run() -> None:
         experiment = tyro.cli(kind, args=argv, description=sys.modules[kind.__module__].__doc__)
         with messages():
             experiment.check()
@@ -208,10 +206,5 @@ def main(kind: type[Experiment], argv: Sequence[str] | None = None) -> int:
         with atomic(experiment.folder / "table.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
         print(text)
-        return 0
-    except PhinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+
+    return exit_code(run, "the same command goes on")

@@ -543,6 +543,20 @@ def test_peers_wait_for_phins_time_without_labels(
     assert "measure it first, by --only phin-unlabelled" in capsys.readouterr().err
 
 
+def test_a_contestant_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has told why, in a process of its own, and its exit code is that of all."""
+    asked: list[str] = []
+
+    def fail(words: list[str]) -> Any:
+        asked.append(words[-1])
+        return subprocess.CompletedProcess(words, 3)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(SystemExit) as ended:
+        benchmark("time_to_quality").main(["--out", str(tmp_path)])
+    assert (ended.value.code, asked) == (3, ["phin"])
+
+
 def test_a_curve_is_of_one_setting(tmp_path: Path) -> None:
     curve_of(tmp_path, "phin", [(10, 5.0)])
     with pytest.raises(PhinError, match="was measured with n 20, not 50"):

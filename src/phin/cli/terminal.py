@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from phin.errors import PhinError
+
 if TYPE_CHECKING:
     from phin.models import Watch
 
@@ -63,3 +65,24 @@ def messages() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+def exit_code(work: Callable[[], object], again: str = "") -> int:
+    """Does the work of a script, and says in a line what ended it, if anything did.
+
+    Args:
+        work: The work.
+        again: What is to be said after an interruption.
+
+    Returns:
+        0; 2 after a mistake that the user can mend; 130 after an interruption.
+    """
+    try:
+        work()
+    except PhinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted{again and f'; {again}'}", file=sys.stderr)
+        return 130
+    return 0

@@ -5,14 +5,16 @@ depends on the network, the batch and the GPU, so it is measured in the first st
 time goes into convolutions, which are the same in a compiled network.
 """
 
+import importlib
 import importlib.util
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,7 +31,7 @@ class Compiling:
     """The networks of a training, as they are or compiled; within it, as the choice says.
 
     `auto` compiles on CUDA where enough training is left, and goes back to the network as it is if that was
-    faster. Compiled or not, the numbers are the same but for rounding.
+    faster, or cannot be compiled. Compiled or not, the numbers are the same but for rounding.
 
     Args:
         nets: The networks, called alike in every step.
@@ -53,6 +55,7 @@ class Compiling:
         self.nets, self.device, self.say, self.clock = nets, device, say, clock
         self.compiled = choice == "yes"
         self.trying = choice == "auto" and device.type == "cuda" and bool(nets) and not lacking(device)
+        self.config = ExitStack()
         self.moments: list[float] = []
         self.plain = 0.0
         if self.compiled and not nets:
@@ -71,6 +74,8 @@ class Compiling:
 
     def compile(self) -> None:
         """Compiles the networks, when they are called next."""
+        if self.trying:  # what nobody has asked for must not end a training: what fails stays plain
+            self.config.enter_context(_dynamo().patch(suppress_errors=True))
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         for net in self.nets:
             net.compile(mode=mode, dynamic=False)
@@ -80,6 +85,7 @@ class Compiling:
         """Makes the networks what they were."""
         for net in self.nets:
             vars(net).pop("_compiled_call_impl", None)
+        self.config.close()
         self.compiled = False
 
     def step(self, left: float) -> None:
@@ -106,6 +112,11 @@ class Compiling:
         else:
             self.plain, self.moments = each, self.moments[-1:]
             self.compile()
+
+
+def _dynamo() -> Any:
+    """What torch.compile goes by: an import of seconds, for those who compile."""
+    return importlib.import_module("torch._dynamo.config")
 
 
 def lacking(device: torch.device) -> str | None:
