@@ -445,6 +445,7 @@ def test_export_keeps_the_averaged_weights_and_what_is_known(run: Callable[..., 
             torch.testing.assert_close(weight, whole.net.state_dict()[name].to(kind).float(), rtol=0, atol=0)
         assert facts["bytes"] == Path("small.safetensors").stat().st_size
     metadata = read_metadata("small.safetensors")
+    assert metadata["name"] == "small"
     assert metadata["command"].startswith("phin train moons")
     assert metadata["recipe"]["train"]["seed"] == 0
     assert metadata["training"]["state"]["step"] == 2

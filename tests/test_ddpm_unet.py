@@ -145,7 +145,7 @@ def test_a_published_model_is_sampled_and_exported_as_any_other(tmp_path: Path) 
     pictures = phin.sample(phin.load(folder), n=2, steps=3)
     assert main(["export", str(folder), "--out", str(tmp_path / "own.safetensors")]) == 0
     own = phin.load(tmp_path / "own.safetensors")
-    assert own.metadata["name"] == "small"
+    assert own.metadata["name"] == "own"
     for ours, again in zip(pictures, phin.sample(own, n=2, steps=3), strict=True):
         assert ours.shape == (8, 12)
         assert np.array_equal(ours, again)

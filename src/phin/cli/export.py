@@ -13,7 +13,7 @@ from .command import Command
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
-    """Write the averaged weights of a run, and what is known of them, to one small file."""
+    """Write the averaged weights of a run, and what is known of them, to one small file that names them."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The folder of a run, or a .safetensors file."""
@@ -31,9 +31,9 @@ class Export(Command):
         if self.out.suffix != ".safetensors":
             raise PhinError(f"{self.out} does not end in .safetensors; name the file so")
         model = models.load(self.source)
-        known = {
+        known = {"name": self.out.stem} | {
             key: model.metadata[key]
-            for key in ("name", "family", "recipe", "facts", "command")
+            for key in ("family", "recipe", "facts", "command")
             if key in model.metadata
         }
         if training := model.metadata.get("training"):

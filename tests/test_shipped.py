@@ -1,0 +1,62 @@
+"""The models that come with phin: small, and able to say what made them and how good they are."""
+
+import re
+from functools import cache
+
+import pytest
+import torch
+
+import phin
+from phin.models import Model, shipped
+from phin.recipes import ClassifierRecipe
+
+MEGABYTE = 10**6
+LARGE = {"numbers", "numbers-fast", "mnist-vdm"}
+"""May take 8 MB, all others 4."""
+
+
+@cache
+def model(name: str) -> Model:
+    return phin.load(name)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_each_says_how_it_was_made_and_how_good_it_is(name: str) -> None:
+    known = model(name).metadata
+    assert known["name"] == name
+    assert re.match("phin (train|compare|distill) ", known["command"])
+    assert not re.search(r"[ =][/~]", known["command"])  # a path of the machine that it was trained on
+    assert known["recipe"]["train"]["seed"] == 0
+    assert known["training"]["state"]["step"] > 0
+    assert set(known["training"]["versions"]) >= {"torch", "python", "phin"}
+    assert known.get("figures") or known.get("likelihood")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_each_is_small(name: str) -> None:
+    assert model(name).path.stat().st_size <= (8 if name in LARGE else 4) * MEGABYTE
+
+
+def test_all_together_are_small() -> None:
+    assert sum(model(name).path.stat().st_size for name in shipped()) <= 45 * MEGABYTE
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_each_draws_the_digits_that_it_is_asked_for(name: str) -> None:
+    """At least half of thirty, as the shipped reader reads them; guessing gets three."""
+    if isinstance(model(name).recipe, ClassifierRecipe):
+        return
+    digits = list(range(10)) * 3
+    if model(name).facts.classes:
+        pictures = phin.sample(model(name), labels=digits, seed=0)
+    elif model(name).facts.vocabulary or model(name).facts.alphabet:
+        pictures = phin.sample(model(name), prompts=[str(digit) for digit in digits], seed=0)
+    else:  # it is told nothing: whatever it draws has ink on black
+        (picture,) = phin.sample(model(name), seed=0, steps=10)
+        assert picture.mean() < 64 < 192 < picture.max()
+        return
+    reader = phin.load("mnist-classifier").net
+    x = torch.stack([torch.from_numpy(picture[:, :28]) for picture in pictures])[:, None]
+    with torch.no_grad():
+        read = reader(x / 127.5 - 1).argmax(dim=-1)
+    assert (read == torch.tensor(digits)).sum() >= 15
