@@ -1,5 +1,6 @@
 """A comparison of tiny models: what its report says is what the measures say, and nothing is done twice."""
 
+import copy
 import json
 import math
 import re
@@ -438,6 +439,20 @@ def test_the_best_are_those_that_are_not_told_apart_from_it() -> None:
     assert line("low", (2.0, 0.0), None) == set()
     assert line("low", (2.0, 0.8), (1.0, 0.0)) == set()
     assert line(None, (2.0, 0.0), (1.0, 0.0)) == set()
+
+
+def test_who_is_nearest_and_who_cannot_be_told_from_it(found: dict[str, Any]) -> None:
+    changed = copy.deepcopy(found)
+    names = [model["title"] for model in changed["models"]]
+    for model, (value, error) in zip(
+        changed["models"], [(3, 0.1), (1.2, 0.1), (1, 0.1), (9, 0.1)], strict=True
+    ):
+        model["quality"]["measures"]["frechet"] |= {"value": value, "error": error, "over_floor": value / 0.5}
+    said = page.nearest(changed)
+    assert said.startswith(f"Nearest to the data is {names[2]}, 2 times as far from test pictures as ")
+    assert said.endswith(f"; {names[1]} cannot be told from it.")
+    changed["models"][1]["quality"]["measures"]["frechet"]["value"] = 1.4
+    assert "told" not in page.nearest(changed)
 
 
 def test_large_numbers_are_short() -> None:

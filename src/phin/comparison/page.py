@@ -272,18 +272,26 @@ def report_page(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> st
     """The whole page."""
     made = found["models"]
     name = DATA[data.name].title if data.name in DATA else data.name
-    best = min(made, key=lambda model: model["quality"]["measures"]["frechet"]["value"])
-    over = best["quality"]["measures"]["frechet"]["over_floor"]
     budgets = {model["epochs"] for model in made}
     budget = "epochs of its own" if len(budgets) > 1 else f"{budgets.pop()} epochs"
     if found["minutes"]:
         budget = f"{found['minutes']:g} minutes"
     lead = (
         f"{len(made)} models of {name}, each trained for {budget} on the same machine, and then asked for "
-        f"{made[0]['quality']['n']:,} pictures of the same labels. Nearest to the data is {best['title']}"
-        + (f", {over:.3g} times as far from test pictures as real training pictures are." if over else ".")
+        f"{made[0]['quality']['n']:,} pictures of the same labels. {nearest(found)}"
     )
     return report.page("Every family under one measure", "Phin compare", lead, _sections(found, data, pages))
+
+
+def nearest(found: dict[str, Any]) -> str:
+    """Whose pictures are nearest to the data, how far they are, and who cannot be told from it, in words."""
+    made, line = found["models"], groups(found)["What it draws"][0]
+    distances = [model["quality"]["measures"]["frechet"] for model in made]
+    best = min(range(len(made)), key=lambda i: distances[i]["value"])
+    over = distances[best]["over_floor"]
+    far = f", {over:.3g} times as far from test pictures as real training pictures are" if over else ""
+    ties = " and ".join(made[i]["title"] for i in sorted(line.best - {best}))
+    return f"Nearest to the data is {made[best]['title']}{far}{ties and f'; {ties} cannot be told from it'}."
 
 
 def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iterator[str]:
@@ -357,7 +365,7 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
 
 
 def _tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
-    """Who is first, in what."""
+    """Who is first, in what, and who cannot be told from it."""
     drawn, likely, what = (
         every[name] for name in ("What it draws", "How likely it holds test images", "What it is")
     )
@@ -374,8 +382,8 @@ def _tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
         if line and len(there) > 1:
             first = min if line.better == "low" else max
             cell, i = first(there, key=lambda pair: pair[0].value)
-            name = found["models"][i]["title"]
-            body = f"{words}<b>{escape(cell.text)} <small>{unit}</small></b>{_dot(i)}{escape(name)}"
+            names = [f"{_dot(k)}{escape(found['models'][k]['title'])}" for k in (i, *sorted(line.best - {i}))]
+            body = f"{words}<b>{escape(cell.text)} <small>{unit}</small></b>{' '.join(names)}"
             tiles.append(f'<div class="tile">{body}</div>')
     return f'<div class="tiles first">{"".join(tiles)}</div>' if tiles else ""
 
