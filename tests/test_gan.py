@@ -230,12 +230,16 @@ def dirac(start: tuple[float, float], h: float, gamma: float, steps: int) -> Ten
 
 
 def test_the_dirac_gan_leaves_its_end_without_the_penalty() -> None:
-    """A step's eigenvalues are 1 ± i h / 2, so it grows by sqrt(1 + h² / 4); nor does it come from afar."""
+    """A step's eigenvalues are 1 ± i h / 2, so it grows by sqrt(1 + h² / 4); from afar it comes
+    to a circle, whose radius is about sqrt(2 h).
+    """
     h = 0.5
     near = dirac((1e-4, 0.0), h, 0.0, 50).norm(dim=1)
     torch.testing.assert_close(near[1:] / near[:-1], torch.full((50,), math.sqrt(1 + h * h / 4)).double())
     far = dirac((1.0, 1.0), h, 0.0, 150).norm(dim=1)
     assert far[-50:].min() > 0.9
+    circle = dirac((3.0, 0.0), 0.1, 0.0, 3000).norm(dim=1)
+    assert circle[-1].item() == pytest.approx(math.sqrt(2 * 0.1), rel=0.03)
 
 
 @pytest.mark.parametrize("gamma", [0.3, 1.0, 3.0])

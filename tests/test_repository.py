@@ -196,7 +196,7 @@ def test_the_architecture_page_names_every_entry() -> None:
     assert not any(missing.values()), f"{ARCHITECTURE.name} does not name {missing}"
 
 
-@pytest.mark.parametrize("name", ["families.md", "shapes.md"])
+@pytest.mark.parametrize("name", ["families.md", "shapes.md", "theory.md"])
 def test_pages_name_tests_that_are_there(name: str) -> None:
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))

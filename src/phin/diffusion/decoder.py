@@ -27,8 +27,9 @@ def discretized_gaussian(frac: float = 0.0, bins: int = 256, small: float = 0.5)
         std² = small^(1-f) sigma² / (alpha² + sigma²).
 
     f = 1 is DDPM's large variance, beta_1. The small one would be 0 in this step, and DDPM takes that of the
-    step before instead, beta-tilde_2 = small beta_1 with small = 1 - SNR(2) / SNR(1): about a half, whatever
-    the schedule; `bound.chain_bound` gives the chain's own. A denoiser that learned its variance overrides f.
+    step before instead, beta-tilde_2 = small beta_1 with small = 1 - SNR(2) / SNR(1): about a half for
+    DDPM's chain and the cosine's, of 1000 steps; `bound.chain_bound` gives the chain's own. A denoiser that
+    learned its variance overrides f.
 
     Args:
         frac: f, from 0 (small variance) to 1 (large).

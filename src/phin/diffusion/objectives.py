@@ -30,7 +30,7 @@ class Terms(NamedTuple):
     simple: Tensor | None = None
     """The weighted denoising loss in it, if it is not all."""
     bound: Tensor | None = None
-    """The bound in it, bits a dimension: T times one of the T terms that depend on the model."""
+    """The bound in it, bits a dimension: of a chain T times one of its T terms, else all of it."""
 
 
 class Objective(Protocol):

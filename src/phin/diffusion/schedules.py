@@ -406,7 +406,7 @@ class Learned(Schedule):
     """A log-SNR that is learned with the network: a monotone curve between two learned ends.
 
         log_snr(t) = log_snr_max + (log_snr_min - log_snr_max) s(t),    s(t) = (m(t) - m(0)) / (m(1) - m(0)),
-        m(t) = a t + sum_k w_k sigmoid(v_k t - c_k),    with a, w_k, v_k > 0.
+        m(t) = a t + sum_k w_k sigmoid(v_k (t - c_k)),    with a, w_k, v_k > 0.
 
     The continuous bound depends on the ends alone, so they are learned by the bound itself. The interior only
     spreads the Monte Carlo error of the bound, and is learned to make that small; see `least_variance`.

@@ -42,7 +42,7 @@ def rotated(x: Float[Tensor, "*rows length d"]) -> Float[Tensor, "*rows length d
 
     The product of a query and a key then depends on how far they are from each other, not on where they are.
 
-    References: RoFormer (Su et al., 2021), arXiv:2104.09864, eq. 34.
+    References: RoFormer (Su et al., 2021), arXiv:2104.09864, eq. 16 and 34.
     """
     length, half = x.shape[-2], x.shape[-1] // 2
     rates = torch.logspace(0, -4 * (half - 1) / half, half, device=x.device)

@@ -351,7 +351,7 @@ def de_bruijn() -> Iterator[Case]:
 @law(
     "Diffusion forgets",
     "d KL(p_t ‖ q_t) / dt = −½ g² E_p|∇ log p_t − ∇ log q_t|²",
-    "Song et al. 2021, arXiv:2101.09258, theorem 1",
+    "Song et al. 2021, arXiv:2101.09258, theorem 2 and its proof",
     1e-6,
 )
 def forgetting() -> Iterator[Case]:

@@ -268,7 +268,7 @@ def best_guess() -> Iterator[Case]:
 
 @law(
     "The exact denoiser is the minimum",
-    "L(x̂ + θ h) = L(x̂) + θ² E|h|² for x̂ = E[x | z] and any h",
+    "E|x − x̂ − θ h|² = E|x − x̂|² + θ² E|h|² for x̂ = E[x | z] and any h",
     "DDPM, arXiv:2006.11239, eq. 14; EDM, arXiv:2206.00364, eq. 2",
     1e-7,
 )
@@ -297,7 +297,7 @@ def stationary() -> Iterator[Case]:
 
 @law(
     "Importance sampling of t is unbiased",
-    "E_{t~p}[L_t / p_t] = E_t[L_t],  p_t ∝ √E[L_t²]",
+    "E_{t~p}[L_t / (T p_t)] = E_t[L_t],  p_t ∝ √E[L_t²]",
     "Improved DDPM, arXiv:2102.09672, eq. 18",
     1e-7,
 )

@@ -4,8 +4,8 @@ With lambda = log_snr / 2, on every path of the probability-flow ODE
 
     z_s = sigma_s / sigma_t z_t + alpha_s ∫ e^(lambda - lambda_s) x̂(lambda) d lambda.
 
-Put a polynomial through some values of x̂, and the integral is a sum. All of DPM-Solver++, UniPC and DEIS is
-the choice of these values: where they are taken, and which are used again.
+Put a polynomial through some values of x̂, and the integral is a sum. All of DPM-Solver++ and UniPC is the
+choice of these values: where they are taken, and which are used again. DEIS does the same with the noise.
 
 References:
     DPM-Solver++ (Lu et al., 2022), arXiv:2211.01095, section 4.
