@@ -103,7 +103,7 @@ class Playground(Experiment):
 
     def run(self) -> str:
         columns = [self.column(data) for data in self.sets]
-        heading = ["", *(cell for data in self.sets for cell in (data, "ratio", "steps"))]
+        heading = ["", *(cell for data in self.sets for cell in (f"{data}, 1e-3", "ratio", "steps"))]
         rows = [[title, *(c for column in columns for c in column[title])] for title in (*VARIANTS, REAL)]
         note = (
             f"Energy distance of {self.n:,} points from as many held-out ones, ± one standard error, and its "
@@ -135,7 +135,7 @@ class Playground(Experiment):
         steps = {title: f"{subjects[variant.run].steps:,}" for title, variant in VARIANTS.items()}
         first = found["DDPM"]["value"]
         return {
-            title: [number(one, 4), f"{one['value'] / first:.2f}", steps.get(title, "")]
+            title: [number(thousandths(one), 2), f"{one['value'] / first:.2f}", steps.get(title, "")]
             for title, one in {**found, REAL: floor(data, self.n, self.seed)}.items()
         }
 
@@ -150,6 +150,11 @@ class Playground(Experiment):
         """How it is sampled: a ladder of N levels has N - 1 steps and a last call."""
         steps = 1 + (self.calls - 1) // variant.calls
         return {"solver": variant.solver, "grid": variant.grid, "steps": steps}
+
+
+def thousandths(figure: Figure) -> Figure:
+    """The same figure in thousandths."""
+    return {"value": 1000 * figure["value"], "error": 1000 * figure["error"]}
 
 
 @cache

@@ -435,6 +435,18 @@ def test_minutes_take_the_place_of_steps(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (command.recipe.train.minutes, command.recipe.train.steps) == budget
 
 
+def test_the_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.read(["edit", "--help"]) is None
+    said = capsys.readouterr().out
+    assert {line.split()[1] for line in said.splitlines() if line.startswith("  edit ")} == {
+        "vary",
+        "inpaint",
+        "interpolate",
+        "reconstruct",
+    }
+    assert "\n  train" not in said
+
+
 def test_export_keeps_the_averaged_weights_and_what_is_known(run: Callable[..., Any]) -> None:
     run("train", "moons", *SMALL, *BRIEF, "--steps", 2, "--out", "run")
     whole = models.load("run")

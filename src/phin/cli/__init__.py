@@ -112,11 +112,12 @@ def read(argv: Sequence[str]) -> Command | None:
     words = 2 if " ".join(argv[:2]) in COMMANDS else 1
     name, options = " ".join(argv[:words]), argv[words:]
     if name not in COMMANDS:
-        known = ", ".join(
-            other.removeprefix(f"{name} ") for other in COMMANDS if other.startswith(f"{name} ")
-        )
+        known = [other.removeprefix(f"{name} ") for other in COMMANDS if other.startswith(f"{name} ")]
+        if known and {"-h", "--help"}.intersection(options):
+            print(usage(f"{name} "))
+            return None
         raise PhinError(
-            f"`phin {name}` needs one of {known}"
+            f"`phin {name}` needs one of {', '.join(known)}"
             if known
             else f"unknown command {name!r}; there are {', '.join(COMMANDS)}"
         )
@@ -126,9 +127,11 @@ def read(argv: Sequence[str]) -> Command | None:
         return None
 
 
-def usage() -> str:
-    """What `phin --help` says."""
-    lines = [f"  {name:<10} {str(command.__doc__).splitlines()[0]}" for name, command in COMMANDS.items()]
+def usage(beginning: str = "") -> str:
+    """What `phin --help` says; of `phin edit --help`, what it says of the commands that begin so."""
+    known = {name: command for name, command in COMMANDS.items() if name.startswith(beginning)}
+    width = max(10, *map(len, known))
+    lines = [f"  {name:<{width}} {str(command.__doc__).splitlines()[0]}" for name, command in known.items()]
     return "\n".join(
         [
             "usage: phin COMMAND [OPTIONS]",

@@ -57,8 +57,8 @@ def train(
 
     Args:
         recipe: What to train.
-        out: Folder for weights, logs and pictures; runs/NAME by default.
-        name: The run's name; the recipe's by default.
+        out: Folder for weights, logs and pictures; runs/NAME by default, so give it to a recipe of one's own.
+        name: The run's name; by default the recipe's, or that of its data if it has none.
         command: What a shell was told, noted in the files.
 
     Raises:
