@@ -83,8 +83,8 @@ class MultistepConsistency:
     number of steps. For a denoiser it has not: means of what z may come from are less varied than the data.
 
     References:
-        Consistency Models (Song et al., 2023), arXiv:2303.01469, algorithm 1 (whose f ends
-    at a little noise ε, so that it adds sqrt(τ² - ε²)).
+        Consistency Models (Song et al., 2023), arXiv:2303.01469, algorithm 1 (whose f ends at a
+        little noise ε, so that it adds sqrt(τ² - ε²)).
     """
 
     order = 0
