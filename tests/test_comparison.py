@@ -451,6 +451,8 @@ def test_who_is_nearest_and_who_cannot_be_told_from_it(found: dict[str, Any]) ->
     said = page.nearest(changed)
     assert said.startswith(f"Nearest to the data is {names[2]}, 2 times as far from test pictures as ")
     assert said.endswith(f"; {names[1]} cannot be told from it.")
+    near = page.tiles(changed, page.groups(changed)).split('<div class="tile">')[1]
+    assert [name for name in names if re.search(rf"</i>{re.escape(name)}\b", near)] == names[1:3]
     changed["models"][1]["quality"]["measures"]["frechet"]["value"] = 1.4
     assert "told" not in page.nearest(changed)
 

@@ -298,7 +298,7 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
     made = found["models"]
     every = groups(found)
     n, features = made[0]["quality"]["n"], found["features"]
-    yield _tiles(found, every)
+    yield tiles(found, every)
     yield report.section(
         "Side by side",
         "The first that came, none chosen. Each column is a label, the same for all.",
@@ -364,7 +364,7 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
     )
 
 
-def _tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
+def tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
     """Who is first, in what, and who cannot be told from it."""
     drawn, likely, what = (
         every[name] for name in ("What it draws", "How likely it holds test images", "What it is")
@@ -376,7 +376,7 @@ def _tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
         "likeliest": (likely[0], "bits/dim"),
         "drawn fastest": (what[-1], "a second"),
     }
-    tiles: list[str] = []
+    made: list[str] = []
     for words, (line, unit) in asked.items():
         there = [(cell, i) for i, cell in enumerate(line.cells) if cell is not None] if line else []
         if line and len(there) > 1:
@@ -384,8 +384,8 @@ def _tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
             cell, i = first(there, key=lambda pair: pair[0].value)
             names = [f"{_dot(k)}{escape(found['models'][k]['title'])}" for k in (i, *sorted(line.best - {i}))]
             body = f"{words}<b>{escape(cell.text)} <small>{unit}</small></b>{' '.join(names)}"
-            tiles.append(f'<div class="tile">{body}</div>')
-    return f'<div class="tiles first">{"".join(tiles)}</div>' if tiles else ""
+            made.append(f'<div class="tile">{body}</div>')
+    return f'<div class="tiles first">{"".join(made)}</div>' if made else ""
 
 
 def _table(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
