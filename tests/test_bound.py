@@ -610,6 +610,13 @@ def test_a_bound_has_at_least_two_steps() -> None:
             call()
 
 
+@pytest.mark.parametrize("frac", [-0.1, 3.0, math.nan])
+def test_a_fixed_variance_lies_between_the_two(frac: float) -> None:
+    for call in (chain_bound, consistency_bound):
+        with pytest.raises(ValueError, match=f"frac = {frac}: it lies between 0"):
+            call(crude, torch.zeros(2, 1), CHAINS[0], frac=frac)
+
+
 @pytest.mark.parametrize("t", [0, 21])
 def test_a_chain_has_the_steps_1_to_T(t: int) -> None:
     with pytest.raises(ValueError, match=f"t = {t}: the steps of this chain are 1..20"):

@@ -1,6 +1,7 @@
 """Decoders: probabilities that sum to 1, of the mean and variance that the papers say."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -174,3 +175,21 @@ def test_what_is_no_value_of_8_bits_is_refused(make: Any, value: float, named: s
     x[2, 1] = value
     with pytest.raises(ValueError, match=f"x has the value {named},"):
         make()(says(0.0), x, x, level(5.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: discretized_gaussian(5), "frac = 5"),
+        (lambda: discretized_gaussian(math.nan), "frac = nan"),
+        (lambda: discretized_gaussian(small=-1), "small = -1"),
+        (lambda: discretized_gaussian(small=0), "small = 0"),
+        (lambda: discretized_gaussian(bins=1), "bins = 1"),
+        (lambda: categorical(bins=1), "bins = 1"),
+        (lambda: gaussian(0), "variance = 0"),
+        (lambda: gaussian(-1), "variance = -1"),
+    ],
+)
+def test_a_decoder_that_is_none_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()

@@ -190,6 +190,7 @@ def test_slerp_keeps_the_length_and_shares_the_angle() -> None:
     nearly = a + 1e-9 * b
     torch.testing.assert_close(slerp(a, nearly, weights)[2], (a + nearly) / 2, rtol=0, atol=1e-12)
     assert slerp(a, -a, weights).isfinite().all()
+    torch.testing.assert_close(slerp(a, 0 * a, torch.tensor([0.0, 1.0])), torch.stack([a, 0 * a]))
     longer = slerp(a, 3 * b, weights)
     torch.testing.assert_close(longer, path * (1 + 2 * weights)[:, None, None, None])
     assert slerp(a.float(), b.float(), weights).dtype == torch.float32
@@ -293,3 +294,17 @@ def test_steps_and_calls_of_inpainting() -> None:
     for wrong in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="must be at least 1"):
             inpaint(GAUSSIAN.denoise, DDIM(), LADDER, X, FIRST, *wrong)
+
+
+def test_data_that_are_not_finite_are_refused() -> None:
+    for wrong, message in ((math.nan, "x has the value nan in example 1"), (math.inf, "the value inf in")):
+        x = torch.cat([X[:1], torch.full_like(X[:1], wrong)])
+        for edit in (
+            lambda x: vary(GAUSSIAN.denoise, DDIM(), LADDER, x, 0.5),
+            lambda x: inpaint(GAUSSIAN.denoise, DDIM(), LADDER, x, FIRST),
+            lambda x: interpolate(
+                GAUSSIAN.denoise, DDIM(), LADDER, x, torch.zeros_like(x), torch.tensor([0.5]), 0.5
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                edit(x)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from phin import models
 from phin.cli import main
+from phin.diffusion import ode
 from phin.diffusion.editing import slerp
 from phin.edits import Editor, half, mask
 from phin.pictures import to_bytes
@@ -138,6 +140,17 @@ def test_reconstruction_by_the_ode_is_exact_and_by_long_steps_it_is_not(run: Cal
     rough = run(f"reconstruct {options} --rtol None --solver ddim --steps 4")
     assert max(exact["error"]["rms"]) < 0.5 < min(rough["error"]["rms"])
     assert len(exact["pictures"]) == 2
+    assert "unsolved" not in exact
+
+
+def test_what_the_ode_did_not_solve_is_marked(
+    run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(ode, name, partial(getattr(ode, name), max_steps=1))
+    with pytest.warns(RuntimeWarning, match="2 of 2 examples did not converge"):
+        facts = run("reconstruct --model LABELLED --image ONE TWO --label 3 4 --rtol 1e-4 --out o")
+    assert facts["unsolved"] == 4  # on the way up, and on the way down
 
 
 def test_each_picture_has_its_condition(files: dict[str, str]) -> None:

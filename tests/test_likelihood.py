@@ -173,6 +173,16 @@ def test_probes_belong_to_the_image() -> None:
     torch.testing.assert_close(last.terms["density"], ours.terms["density"][2:], rtol=1e-5, atol=1e-5)
 
 
+def test_a_trace_may_be_exact() -> None:
+    x, given = bernoulli(3).x, Denoiser(Coupled(), predicts_x).given()
+    exact = METHODS["ode"](Cosine(), Options(trace="exact", rtol=1e-3))
+    found = exact(given, x, range(3)).terms["density"]
+    inside = dequantized(x, uniform(0, "dequantization", range(3), (1, *SIDES))[:, 0])
+    reference = ode.log_prob(given, inside, Cosine(), ode.Exact(), 1e-3, 1e-3)
+    torch.testing.assert_close(found[:, 0], -reference.nats)
+    assert exact.facts == {"dequantization": "uniform", "times": 1, "trace": "exact", "rtol": 1e-3}
+
+
 # --- lossless coders
 
 
@@ -224,8 +234,8 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 def test_the_command_tells_all_that_its_figure_depends_on(
     method: str, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--model", str(labelled), "-n", "6", "--method", method, "--times", "2", "--rtol", "0.5"]
-    facts = run(capsys, *argv)
+    argv = ["--model", str(labelled), "-n", "6", "--method", method, "--times", "2"]
+    facts = run(capsys, *argv, *(("--rtol", "0.5") if method == "ode" else ()))
     assert facts["code"] == 0
     expected = {
         "data": "digits",
@@ -246,13 +256,55 @@ def test_the_command_tells_all_that_its_figure_depends_on(
         "chain": {"steps": 1000, "decoder": "discretized_gaussian", "frac": 0.0},
         "discrete": {"steps": 1000, "decoder": "categorical"},
         "continuous": {"steps": None, "decoder": "categorical"},
-        "ode": {"dequantization": "uniform", "probes": 1, "rtol": 0.5, "converged": 6},
+        "ode": {
+            "dequantization": "uniform",
+            "trace": "hutchinson",
+            "probes": 1,
+            "rtol": 0.5,
+            "converged": 6,
+        },
     }[method]
     assert facts | known == facts
     said = nll.summary(facts) + str(nll.rows(facts))
     shown = f"{facts['bits_per_dim']['value']:.4f}"
     for text in (shown, "64 dimensions", "6 images", "log-SNR from 10 to -10", "WebP, lossless"):
         assert text in said
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("continuous", {"steps": 1000}),
+        ("continuous", {"probes": 1}),
+        ("continuous", {"frac": 0.0}),
+        ("discrete", {"rtol": 1e-3}),
+        ("chain", {"particles": 5}),
+        ("ode", {"steps": 10}),
+        ("ode", {"decoder": "categorical"}),
+    ],
+)
+def test_what_a_method_does_not_use_is_refused(
+    method: str, option: dict[str, Any], labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((name, value),) = option.items()
+    assert cli.main(["nll", "--model", str(labelled), "--method", method, f"--{name}", str(value)]) == 2
+    assert f"method {method}: {name} makes no difference to it" in capsys.readouterr().err
+
+
+def test_learned_levels_are_the_models_own(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for levels, message in (
+        ("learned(9.0, -3.0)", "what is learned is the model's own"),
+        ("discrete(learned(9, -3), 10)", "what is learned is the model's own"),
+        ("learned", "this model did not learn any"),
+        ("discrete(learned)", "this model did not learn any"),
+    ):
+        assert cli.main(["nll", "--model", str(labelled), "--levels", levels]) == 2
+        assert message in capsys.readouterr().err
+    model = models.load(labelled)
+    net = models.denoiser(model)
+    net.schedule = Learned(9.0, -3.0)
+    found = nll.nll(replace(model, net=net), "chain", levels="discrete(learned, 20)", n=2, times=1)
+    assert found["log_snr"] == pytest.approx(Discrete(net.schedule, 20).table[[0, -1]].tolist())
 
 
 def test_the_command_shows_a_table(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,6 +346,12 @@ def test_a_model_is_asked_as_it_was_trained(
         nll.nll(model, n=2, times=1, condition=other)
 
 
+def test_what_the_ode_did_not_solve_is_no_bound(labelled: Path) -> None:
+    facts = nll.nll(models.load(labelled), "ode", n=3, rtol=0.5)
+    assert nll.rows(facts)[1][0] == "-log2 p(x), at most"
+    assert nll.rows({**facts, "converged": 1})[1][0] == "no bound: 2 of 3 images not solved"
+
+
 def test_figures_are_recorded_beside_others(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = models.load(labelled)
     for method in ("chain", "continuous"):
@@ -311,6 +369,7 @@ def test_figures_are_recorded_beside_others(labelled: Path, capsys: pytest.Captu
     [
         (["--steps", "1"], "steps = 1: a bound needs at least T = 2 steps"),
         (["--probes", "0"], "probes = 0: at least 1"),
+        (["--method", "ode", "--trace", "exact", "--probes", "2"], "probes = 2: an exact trace needs none"),
         (["--times", "0"], "times = 0: at least 1"),
         (["--frac", "1.5"], "frac = 1.5"),
         (["-n", "31"], "31 test images asked of digits, which has 30"),

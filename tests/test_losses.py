@@ -246,3 +246,10 @@ def test_importance_refuses_what_it_cannot_be() -> None:
     for wrong in ({"bins": 0}, {"length": 0}, {"share": 0.0}, {"share": 1.5}):
         with pytest.raises(ValueError, match="importance needs bins >= 1"):
             TIMES["importance"](**wrong)
+
+
+def test_importance_of_losses_that_are_all_0_is_uniform() -> None:
+    times = Importance(4, 2)
+    times.learn(torch.arange(8) / 8, torch.zeros(8))
+    assert (times.count == 2).all()
+    assert times.probabilities().tolist() == [0.25] * 4

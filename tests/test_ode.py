@@ -217,6 +217,7 @@ def test_an_explosion_is_marked_with_where_and_how_far_off() -> None:
     assert abs(solution.y[1] - 0.5) < 1e-5
     said = solution.complaint()
     assert "1 of 2 examples did not converge: example 0 came to log-SNR 1 in" in said
+    assert "example 64 came to" in solution.complaint([64, 65])
     assert not solution._replace(converged=torch.ones(2, dtype=torch.bool)).complaint()
 
 
@@ -242,8 +243,8 @@ def test_a_denoiser_that_fails_is_told_of_with_its_level() -> None:
         solution = flow(denoise, x, *ends(Cosine()))
     assert solution.converged.tolist() == [True, False]
     assert abs(solution.reached[1] - 2) < 1e-6
-    with pytest.warns(RuntimeWarning, match="1 of 2 examples"):
-        likely = log_prob(denoise, x, Cosine(), terminal=MIXTURE.log_prob)
+    with pytest.warns(RuntimeWarning, match="1 of 2 examples .* example 65 came to"):
+        likely = log_prob(denoise, x, Cosine(), terminal=MIXTURE.log_prob, indices=[64, 65])
     assert likely.solution.converged.tolist() == [True, False]
     at = level(vp, 10.0)
     exact = MIXTURE.log_prob(x * at.alpha, at) + 2 * at.alpha.log()
@@ -259,9 +260,13 @@ def test_a_denoiser_that_fails_is_told_of_with_its_level() -> None:
         (lambda x: integrate(bent, x, 0.0, 1.0, max_steps=0), "max_steps = 0"),
         (
             lambda x: encode(GAUSSIAN.denoise, x / 0, Cosine().levels(2)),
-            "example 0 is not finite (3 of 3 are",
+            "x has the value inf in example 0",
         ),
-        (lambda x: log_prob(GAUSSIAN.denoise, x * math.nan, Cosine()), "is not finite"),
+        (lambda x: log_prob(GAUSSIAN.denoise, x * math.nan, Cosine()), "x has the value nan in example 0"),
+        (
+            lambda x: invert(GAUSSIAN.denoise, SOLVERS["ddim"](), Cosine().levels(5), x * math.nan),
+            "x has the value nan",
+        ),
         (lambda x: log_prob(GAUSSIAN.denoise, x, Cosine(), indices=[1, 2]), "2 indices were given for 3"),
         (lambda x: invert(GAUSSIAN.denoise, SOLVERS["ddpm"](), Cosine().levels(5), x), "draws noise"),
     ],

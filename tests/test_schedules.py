@@ -21,6 +21,7 @@ from phin.diffusion.schedules import (
     Geometric,
     Karras,
     Knots,
+    Learned,
     Linear,
     LinearSubVP,
     LogNormal,
@@ -351,8 +352,31 @@ def test_a_chain_that_does_not_fall_is_refused_by_name() -> None:
             log_snr[4] = log_snr[3]
             return log_snr
 
-    with pytest.raises(ValueError, match="step 5"):
+    with pytest.raises(ValueError, match="Bumpy must fall strictly, but step 5 has"):
         Discrete(Bumpy(), 10)
+
+
+@pytest.mark.parametrize(
+    ("bump", "message"),
+    [(2.0, "Bumpy must be finite and fall strictly, but it is .* at t = 0.301 after .* at t = 0.3$"),
+     (math.nan, "but it is nan at t = 0.301 after .* at t = 0.3$")],
+)  # fmt: skip
+def test_a_curve_that_rises_anywhere_is_refused_by_name_and_place(bump: float, message: str) -> None:
+    class Bumpy(Flow):
+        def log_snr(self, t: Tensor) -> Tensor:
+            return super().log_snr(t) + torch.where((t > 0.3005) & (t < 0.302), bump, 0.0)
+
+    with pytest.raises(ValueError, match=message):
+        Bumpy().check()
+
+
+def test_ends_of_a_learned_schedule_may_be_whole_numbers() -> None:
+    assert Learned(log_snr_max=9, log_snr_min=-3).ends.tolist() == [9.0, -3.0]
+
+
+def test_a_chain_of_a_learned_schedule_has_its_parameters() -> None:
+    inner = Learned()
+    assert {id(p) for p in Discrete(inner, 10).parameters()} == {id(p) for p in inner.parameters()}
 
 
 def test_a_chain_has_no_slope() -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from walks import (
     EACH_DETERMINISTIC,
     GAUSSIAN,
     PAIRS,
+    SOLVER_OF,
     affine,
     everywhere,
     level,
@@ -50,7 +52,9 @@ from phin.diffusion.solvers import (
     Solver,
     UniPC,
     evaluations,
+    remembers,
     sample,
+    walk,
 )
 from phin.diffusion.solvers.exponential import Node, integral
 from phin.registry import build
@@ -429,7 +433,10 @@ def test_churn_is_edms_algorithm(
     close(ours, edm(ladder, z, seeded(3, range(4)), churn, low, high, s_noise))
 
 
-@pytest.mark.parametrize("solver", DETERMINISTIC.values(), ids=DETERMINISTIC)
+SINGLE_STEP = {name: solver for name, solver in DETERMINISTIC.items() if not remembers(solver)}
+
+
+@pytest.mark.parametrize("solver", SINGLE_STEP.values(), ids=SINGLE_STEP)
 def test_no_churn_is_the_solver_itself(solver: Solver) -> None:
     same(Churned(solver, 0.0), solver, vp(UNEVEN), exactly=True)
     out_of_reach = Churned(solver, 5.0, low=1e9, high=1e10)
@@ -442,7 +449,37 @@ def test_churn_without_a_number_of_steps_goes_by_the_steps_size() -> None:
     same(Churned(Heun(), 0.6), Churned(Heun(), 0.6 * 0.25 * 12, steps=12), ladder)
 
 
+def test_multistep_solvers_are_told_apart() -> None:
+    assert {name for name, solver in SOLVER_OF.items() if remembers(solver)} == {
+        *("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "dpmpp_2m_sde(0.5)", "deis"),
+        *("unipc(1)", "unipc_2", "unipc_2(b=1)", "unipc_3"),
+    }
+
+
 # --- Langevin dynamics
+
+
+@dataclass(frozen=True)
+class _Push:
+    """Moves every state by as much."""
+
+    by: float
+    order = 1
+
+    def correct(self, denoise: Denoise, z: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
+        return z + self.by
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [DDIM(), DPMpp2M(), DPMpp3M(), DPMpp2MSDE(0.0), *(UniPC(p, starter=False) for p in (1, 2, 3)), UniPC(3)],
+)
+def test_what_a_corrector_did_is_kept(solver: Solver) -> None:
+    """Where x̂ = 0, z / sigma stands still but for what the corrector adds at each level."""
+    ladder = vp(UNEVEN)
+    z = torch.ones(1, 2).double()
+    moved = walk(lambda z, level: Prediction(0 * z), Corrected(solver, _Push(0.25)), ladder, z, no_noise)
+    close(moved / ladder.sigma[-1], z / ladder.sigma[0] + (0.25 / ladder.sigma[1:]).sum())
 
 
 def walk_at(corrector: Langevin | SNRLangevin, z: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
@@ -656,6 +693,8 @@ def test_a_neighbour_in_the_batch_changes_nothing(solver: Solver) -> None:
         (lambda: Churned(churn=1.0, steps=0), "steps = 0"),
         (lambda: Churned(inflate=0.0), "inflate = 0.0"),
         (lambda: Churned(low=2.0, high=1.0), "low = 2.0 and high = 1.0"),
+        (lambda: Churned(DPMpp2M()), "DPMpp2M is a multistep solver"),
+        (lambda: Churned(UniPC(3)), "UniPC is a multistep solver"),
         (lambda: SNRLangevin(0.0), "snr = 0.0"),
         (lambda: SNRLangevin(0.16, steps=-1), "steps = -1"),
         (lambda: Langevin(-1.0), "rate = -1.0"),

@@ -74,6 +74,8 @@ class Editor:
         with torch.no_grad():
             self.points = list(self.home.encode(torch.stack(self.pictures).to(self.device)).mean)
         self.kind, self.rows = self._conditions(model, prompts, labels)
+        self.unsolved = 0
+        """Pictures so far that the ODE did not bring to its end, and that are as far as it came."""
 
     def _conditions(
         self, model: Model, prompts: Sequence[str] | None, labels: Sequence[int] | None
@@ -187,7 +189,9 @@ class Editor:
         with torch.no_grad(), _mendable():
             if rtol is not None:
                 select = self._select(which)
-                return ode.encode(select(torch.arange(len(x))), x, self.levels, rtol, rtol, select=select).y
+                return self._solved(
+                    ode.encode(select(torch.arange(len(x))), x, self.levels, rtol, rtol, select=select)
+                )
             with autocast(x.device):
                 return ode.invert(self.denoise(which), self.solver, self.levels, x)
 
@@ -198,11 +202,17 @@ class Editor:
         with torch.no_grad(), _mendable():
             if rtol is not None:
                 select = self._select(which)
-                drawn = ode.decode(select(torch.arange(len(z))), z, self.levels, rtol, rtol, select=select).y
+                drawn = self._solved(
+                    ode.decode(select(torch.arange(len(z))), z, self.levels, rtol, rtol, select=select)
+                )
             else:
                 with autocast(z.device):
                     drawn = sample(self.denoise(which), self.solver, self.levels, z)
         return self._pictures(drawn)
+
+    def _solved(self, solution: ode.Solution) -> Tensor:
+        self.unsolved += int((~solution.converged).sum())
+        return solution.y
 
     def _select(self, which: Sequence[int]) -> ode.Select:
         return lambda rows: self.denoise([which[k] for k in rows.tolist()])

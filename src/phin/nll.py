@@ -1,6 +1,7 @@
 """The likelihood of 8-bit images under a trained model, in bits a dimension, with all that it depends on."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -65,8 +66,8 @@ def nll(
         batch: Images at once.
         curve: Whether to tell a bound's diffusion term by its levels, too.
         watch: Told how many more images have been measured.
-        options: Fields of `metrics.likelihood.Options` that replace its defaults: steps, times, frac, probes,
-            particles, rtol, seed.
+        options: Fields of `metrics.likelihood.Options` that replace its defaults: steps, times, frac, trace,
+            probes, particles, rtol, seed. One that the method does not use is refused.
 
     Raises:
         PhinError: A model or data without an 8-bit likelihood, data that do not fit the model, or an option
@@ -90,6 +91,9 @@ def nll(
     try:
         chosen = Options(decoder=plan.decoder, **options)
         way = plan.way(chosen)
+        given = {name for name, value in {**options, "decoder": decoder}.items() if value is not None}
+        if unused := [name for name in sorted(given - {"seed"}) if way.facts.get(name) is None]:
+            raise ValueError(f"{unused[0]} makes no difference to it: leave it out, or take another method")
         bounding = way if isinstance(way, Bounding) else None
         if curve and bounding is None:
             raise ValueError("it has no terms by level; for a curve take chain, discrete or continuous")
@@ -142,6 +146,10 @@ def _of_levels(model: Model, method: str | None, levels: str | None, decoder: st
     """Of a diffusion model: by its levels."""
     net, recipe = models.denoiser(model), model.recipe
     assert isinstance(recipe, DiffusionRecipe)
+    if levels is not None and re.search(r"\blearned\s*\(\s*[^)\s]", levels):
+        raise PhinError(
+            f"levels {levels}: what is learned is the model's own; say learned, or discrete(learned)"
+        )
     levels = levels or recipe.density
     schedule = _schedule(net, levels)
     bound = "chain" if isinstance(schedule, Discrete) else "continuous"
@@ -197,7 +205,9 @@ def record(model: Model, facts: dict[str, Any]) -> None:
 
 def rows(facts: dict[str, Any]) -> list[list[str]]:
     """The figures as a table for people; the first row is its heading."""
-    lines = [["bits/dim", "", "standard error"], ["-log2 p(x), at most", *_cells(facts["bits_per_dim"])]]
+    lost = facts["images"] - facts["converged"]
+    total = f"no bound: {lost} of {facts['images']} images not solved" if lost else "-log2 p(x), at most"
+    lines = [["bits/dim", "", "standard error"], [total, *_cells(facts["bits_per_dim"])]]
     titles = {"dequantization": "width of a step, log2(127.5)"}
     lines += [[f"  {titles.get(name, name)}", *_cells(rate)] for name, rate in facts["terms"].items()]
     coders = {
@@ -216,16 +226,17 @@ def summary(facts: dict[str, Any]) -> str:
         "chain": "DDPM's bound, {steps} steps, decoder {decoder}, {times} times an image",
         "discrete": "VDM's bound, {steps} steps, decoder {decoder}, {times} times an image",
         "continuous": "VDM's bound in continuous time, decoder {decoder}, {times} times an image",
-        "ode": "probability-flow ODE, rtol {rtol:g}, {probes} probes, {converged} converged; uniform "
+        "ode": "probability-flow ODE, rtol {rtol:g}, {trace}, {converged} converged; uniform "
         "dequantization, {times} an image, which bounds the likelihood of 8 bits",
         "elbo": "evidence lower bound, {times} draws of the latents an image, likelihood {likelihood}",
         "iwae": "importance-weighted bound, {particles} draws of the latents an image, {times} times, "
         "likelihood {likelihood}",
     }[facts["method"]]
+    trace = {"trace": f"{facts['probes']} probes" if "probes" in facts else "exact trace"}
     lines = [
         f"{facts['images']:,} images of {facts['data']} ({facts['split']}), "
         f"{facts['dims']:,} dimensions, {given}",
-        f"{how.format(**facts)}; {facts['calls']:,.0f} network calls an image",
+        f"{how.format(**facts | trace)}; {facts['calls']:,.0f} network calls an image",
     ]
     if "levels" in facts:
         clean, noisy = facts["log_snr"]
@@ -300,13 +311,13 @@ def _cells(rate: dict[str, float | None]) -> list[str]:
 
 
 def _schedule(net: Denoiser, levels: str) -> Schedule:
-    """The schedule of that description; one that is learned is the model's own."""
+    """The schedule of that description; one that is learned is the model's own, or a chain of that."""
     schedule = build(levels, SCHEDULES, "schedule", SCALINGS)
     if not any(True for _ in schedule.parameters()):
         return schedule
     if net.schedule is None:
         raise PhinError(f"levels {levels} are learned, and this model did not learn any; give others")
-    return net.schedule
+    return Discrete(net.schedule, schedule.T) if isinstance(schedule, Discrete) else net.schedule
 
 
 def _check(model: Model, drop: float, images: Data, condition: Condition) -> None:

@@ -65,6 +65,7 @@ class Edit(Command):
             "model": self.model,
             "sampling": {**asdict(editor.config), "seed": self.seed},
             **more,
+            **({"unsolved": editor.unsolved} if editor.unsolved else {}),
             "pictures": files,
             "grid": write(self.out / "grid.png", png(sheet)),
         }

@@ -36,19 +36,21 @@ class Nll(Command):
     """Schedule of the levels, such as cosine(log_snr_max=13); its ends matter. The model's own by default."""
     decoder: str | None = None
     """From the cleanest level to 8 bits: categorical (VDM's) or discretized_gaussian(1) (DDPM's)."""
-    frac: float = 0.0
-    """Reverse variance of a chain, from 0, small, to 1, large, if the model did not learn it."""
+    frac: float | None = None
+    """Reverse variance of a chain, from 0, small, its default, to 1, large, if the model did not learn it."""
     times: int | None = None
     """Estimates an image: by default 8 stratified times of a bound, 8 draws for elbo, 1 dequantization for
     the ODE, and 1 set of particles for iwae."""
     dequantize: Literal["uniform"] = "uniform"
     """How the ODE, which has a density, is given 8-bit images: with uniform noise, a step of theirs wide."""
-    probes: int = 1
-    """Probes of the trace, for the ODE."""
-    particles: int = 64
-    """Draws of an autoencoder's latents whose weights are averaged, for iwae."""
-    rtol: float = 1e-5
-    """Tolerance of the ODE."""
+    trace: Literal["hutchinson", "exact"] | None = None
+    """The ODE's trace: estimated by probes, the default, or exact, one backward pass for each dimension."""
+    probes: int | None = None
+    """Probes of the estimated trace; 1 by default."""
+    particles: int | None = None
+    """Draws of an autoencoder's latents whose weights are averaged, for iwae; 64 by default."""
+    rtol: float | None = None
+    """Tolerance of the ODE; 1e-5 by default."""
     condition: Literal["data", "none"] | None = None
     """Measure every image given its label or text, or without; by default as the model was trained."""
     seed: int = 0
@@ -67,7 +69,7 @@ class Nll(Command):
                 raise PhinError(f"--curve {self.curve} is no PNG file: give a name that ends in .png")
             open_folder(self.curve.parent)
         model = models.load(self.model)
-        options = self.given("steps", "times", "frac", "probes", "particles", "rtol", "seed")
+        options = self.given("steps", "times", "frac", "trace", "probes", "particles", "rtol", "seed")
         with bar((self.n or 1000) * (1 if self.curve is None else 2), "measuring") as advance:
             facts = nll.nll(
                 model,

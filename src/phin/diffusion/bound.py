@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from .decoder import Decoder, discretized_gaussian
 from .denoiser import Denoise
-from .level import Level
+from .level import Level, check_finite
 from .losses import stratified
 from .noise import Noise
 from .schedules import Discrete, Schedule
@@ -109,7 +109,7 @@ def bound(
     Raises:
         ValueError: T < 2, times outside [0, 1), or x with a value that is not finite; and as the decoder.
     """
-    _check_finite(x)
+    check_finite(x)
     if steps is not None:
         _check_steps(steps)
     if times is None:
@@ -210,10 +210,12 @@ def chain_term(
         noise: Draws the noise of x_t.
 
     Raises:
-        ValueError: T < 2, t outside 1..T, or x with a value that is not finite; and as the decoder.
+        ValueError: T < 2, frac outside [0, 1], t outside 1..T, or x with a value that is not finite; and as
+            the decoder.
     """
-    _check_finite(x)
+    check_finite(x)
     _check_steps(schedule.T)
+    _check_frac(frac)
     wrong = (t < 1) | (t > schedule.T)
     if wrong.any():
         raise ValueError(f"t = {int(t[wrong].flatten()[0])}: the steps of this chain are 1..{schedule.T}")
@@ -308,7 +310,7 @@ def consistency_bound(
         Understanding Diffusion Models: A Unified Perspective (Luo, 2022), arXiv:2208.11970, whose
             consistency term is the other number.
     """
-    _check_finite(x)
+    check_finite(x)
 
     def term(t: Tensor) -> Tensor:
         s, now, u = (_rung(schedule, step, x) for step in (t - 1, t, t + 1))
@@ -375,16 +377,15 @@ def _diffuse(x: Tensor, level: Level, noise: Noise) -> tuple[Tensor, Level]:
     return level.alpha * x + level.sigma * noise(x), level
 
 
-def _check_finite(x: Tensor) -> None:
-    if not x.isfinite().all():
-        value = float(x[~x.isfinite()].flatten()[0])
-        raise ValueError(f"x has the value {value}: data must be finite")
-
-
 def _check_times(times: Tensor) -> None:
     wrong = ~((times >= 0) & (times < 1))
     if wrong.any():
         raise ValueError(f"times has the value {float(times[wrong][0])}: times are in [0, 1)")
+
+
+def _check_frac(frac: float) -> None:
+    if not 0 <= frac <= 1:
+        raise ValueError(f"frac = {frac}: it lies between 0, the small variance, and 1, the large")
 
 
 def _check_steps(steps: int) -> None:

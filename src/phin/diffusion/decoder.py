@@ -42,7 +42,17 @@ def discretized_gaussian(frac: float = 0.0, bins: int = 256, small: float = 0.5)
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, eq. 13.
         Improved DDPM (Nichol and Dhariwal, 2021), arXiv:2102.09672, eq. 15 and their code, for small and f.
+
+    Raises:
+        ValueError: If frac is outside [0, 1], small outside (0, 1], or bins below 2.
     """
+    _check_bins(bins)
+    if not 0 <= frac <= 1:
+        raise ValueError(f"frac = {frac}: it lies between 0, the small variance, and 1, the large")
+    if not 0 < small <= 1:
+        raise ValueError(
+            f"small = {small}: the small variance is a share of the large one, above 0 and up to 1"
+        )
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
         k = integers(x, bins)
@@ -71,7 +81,11 @@ def categorical(bins: int = 256) -> Decoder:
 
     References:
         Variational Diffusion Models (Kingma et al., 2021), arXiv:2107.00630, section 3.3.
+
+    Raises:
+        ValueError: If bins is below 2.
     """
+    _check_bins(bins)
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
         snr, clean = torch.exp(level.log_snr)[..., None].to(z.device), (z / level.alpha)[..., None]
@@ -103,7 +117,12 @@ def gaussian(variance: float = 1.0) -> Decoder:
 
     Returns:
         The decoder; one network call.
+
+    Raises:
+        ValueError: If the variance is not above 0.
     """
+    if not 0 < variance < math.inf:
+        raise ValueError(f"variance = {variance} must be above 0, and finite")
 
     def log_prob(denoise: Denoise, x: Tensor, z: Tensor, level: Level) -> Tensor:
         precision = 1 / variance + torch.exp(level.log_snr)
@@ -147,6 +166,11 @@ def integers(x: Tensor, bins: int = 256) -> Tensor:
             f"with k = 0..{bins - 1}: give images of integers, scaled to [-1, 1]"
         )
     return k.long()
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 2:
+        raise ValueError(f"bins = {bins}: a pixel has at least 2 values")
 
 
 DECODERS: dict[str, Callable[..., Decoder]] = {

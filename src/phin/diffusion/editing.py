@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise
-from .level import Level
+from .level import Level, check_finite
 from .noise import Noise
 from .solvers import Solver, Watch, prior, sample
 
@@ -76,11 +76,12 @@ def vary(
         watch: Called with every state and its level.
 
     Raises:
-        ValueError: If strength is outside [0, 1].
+        ValueError: If strength is outside [0, 1], or x has a value that is not finite.
 
     References:
         SDEdit (Meng et al., 2022), arXiv:2108.01073, algorithm 1.
     """
+    check_finite(x)
     walked = tail(levels, strength)
     if not len(walked.log_snr):
         return x
@@ -118,7 +119,7 @@ def interpolate(
         watch: Called with every state and its level.
 
     Raises:
-        ValueError: If strength is outside [0, 1].
+        ValueError: If strength is outside [0, 1], or a or b have a value that is not finite.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), arXiv:2006.11239, section 4.4.
@@ -147,7 +148,8 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """
     one = [1] * (a.ndim - 1)
     length_a, length_b = _length(a), _length(b)
-    p, q = a / length_a, b / length_b
+    tiny = torch.finfo(a.dtype).tiny  # a latent of length 0 has no direction, and the way to it is straight
+    p, q = a / length_a.clamp(min=tiny), b / length_b.clamp(min=tiny)
     theta = 2 * torch.atan2(_length(p - q), _length(p + q))  # arccos would lose half the digits near 0
     w = weights.to(a).reshape(-1, 1, *one)
     alike = theta.sin() < 1e-6
@@ -187,13 +189,14 @@ def inpaint(
         watch: Called with every state and its level.
 
     Raises:
-        ValueError: If resamplings or jump is below 1.
+        ValueError: If resamplings or jump is below 1, or x has a value that is not finite.
 
     References:
         RePaint (Lugmayr et al., 2022), arXiv:2201.09865, algorithm 1 and section 4.2.
     """
     if resamplings < 1 or jump < 1:
         raise ValueError(f"resamplings = {resamplings} and jump = {jump} must be at least 1")
+    check_finite(x)
 
     def replaced(z: Tensor, level: Level) -> Tensor:
         z = torch.where(known, diffuse(x, level, noise), z)

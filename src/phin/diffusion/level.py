@@ -18,6 +18,19 @@ import torch
 from torch import Tensor
 
 
+def check_finite(x: Tensor) -> None:
+    """Refuses data (B, ...) with a value that is NaN or infinite, which would spread without a word.
+
+    Raises:
+        ValueError: It names the first example that has one, and the value.
+    """
+    wrong = ~x.isfinite().reshape(len(x), -1).all(1)
+    if wrong.any():
+        k = int(wrong.nonzero()[0])
+        value = float(x[k][~x[k].isfinite()].flatten()[0])
+        raise ValueError(f"x has the value {value} in example {k}: data must be finite")
+
+
 class Level(NamedTuple):
     """Noise levels, tensors of one shape: () for one, (N,) for a ladder, (B, 1, ..., 1) for a batch."""
 

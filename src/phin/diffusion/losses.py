@@ -118,6 +118,8 @@ class Importance(Times):
         if (self.count < self.length).any():
             return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
         root = self.losses.cpu().double().square().mean(1).sqrt()
+        if not root.any():  # nothing is left to learn: no time is better than another
+            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
         return (1 - self.share) * root / root.sum() + self.share / self.bins
 
     def forward(self, uniform: Tensor) -> tuple[Tensor, Tensor]:

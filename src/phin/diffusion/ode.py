@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .denoiser import Denoise, Given
-from .level import Level, vp
+from .level import Level, check_finite, vp
 from .noise import stream
 from .schedules import Schedule
 from .solvers import Solver
@@ -86,13 +86,18 @@ class Solution(NamedTuple):
     evaluations: Tensor
     """Evaluations of the field (B,), int64."""
 
-    def complaint(self) -> str:
-        """What did not converge, in words; empty where all did. `reached` is taken for a log-SNR."""
+    def complaint(self, numbers: Sequence[int] | None = None) -> str:
+        """What did not converge, in words; empty where all did. `reached` is taken for a log-SNR.
+
+        Args:
+            numbers: What the examples are called; by default their rows.
+        """
         if self.converged.all():
             return ""
         k, lost = int((~self.converged).nonzero()[0]), int((~self.converged).sum())
+        name = k if numbers is None else numbers[k]
         return (
-            f"{lost} of {len(self.converged)} examples did not converge: example {k} came to log-SNR "
+            f"{lost} of {len(self.converged)} examples did not converge: example {name} came to log-SNR "
             f"{self.reached[k]:.4g} in {self.steps[k]} steps, the last with {self.error[k]:.3g} times the "
             "tolerated error"
         )
@@ -290,7 +295,7 @@ def flow(
     Warns:
         RuntimeWarning: If an example does not converge; it says at which level and with what error.
     """
-    _check_finite(z)
+    check_finite(z)
     choose = select or _rows_of(denoise)
 
     def field(log_snr: Tensor, u: Tensor, rows: Tensor) -> Tensor:
@@ -354,7 +359,7 @@ def invert(denoise: Denoise, solver: Solver, levels: Level, x: Tensor) -> Tensor
         x: Data, taken to stand at the cleanest level.
 
     Raises:
-        ValueError: If the solver draws noise.
+        ValueError: If the solver draws noise, or x has a value that is not finite.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), arXiv:2010.02502, section 4.3.
@@ -365,6 +370,7 @@ def invert(denoise: Denoise, solver: Solver, levels: Level, x: Tensor) -> Tensor
             f"{solver} draws noise, so it has no inverse: take a deterministic one, such as DDIM()"
         )
 
+    check_finite(x)
     z: Tensor = levels.at(-1).alpha * x
     memory: Any = None
     for t, s in Level(*(field.flip(0) for field in levels)).steps():
@@ -544,7 +550,7 @@ def log_prob(
         Score-Based Generative Modeling through SDEs (Song et al., 2021), arXiv:2011.13456, section 4.3 and
             appendix D.2.
     """
-    _check_finite(x)
+    check_finite(x)
     choose = select or _rows_of(denoise)
     numbers = range(len(x)) if indices is None else list(indices)
     if len(numbers) != len(x):
@@ -572,7 +578,7 @@ def log_prob(
     state = F.pad(u, (0, trace.estimates))
     with torch.autocast(x.device.type, enabled=False):
         solution = integrate(field, state, clean, noisy, rtol, atol, max_steps, norm, _MAX_STEP)
-    _warn(solution)
+    _warn(solution, numbers)
     u, traces = solution.y[:, :dims].reshape(x.shape), solution.y[:, dims:]
     level = schedule.scaling(_column(solution.reached, u))
     size = torch.hypot(level.alpha, level.sigma)
@@ -614,14 +620,6 @@ def _size(level: Level) -> float:
     return math.hypot(level.alpha, level.sigma)
 
 
-def _check_finite(x: Tensor) -> None:
-    bad = ~x.flatten(1).isfinite().all(1)
-    if bad.any():
-        raise ValueError(
-            f"example {int(bad.nonzero()[0])} is not finite ({int(bad.sum())} of {len(x)} are not)"
-        )
-
-
-def _warn(solution: Solution) -> None:
-    if complaint := solution.complaint():
+def _warn(solution: Solution, numbers: Sequence[int] | None = None) -> None:
+    if complaint := solution.complaint(numbers):
         warnings.warn(complaint, RuntimeWarning, stacklevel=4)

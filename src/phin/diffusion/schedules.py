@@ -45,12 +45,18 @@ class Schedule(nn.Module, abc.ABC):
         Raises:
             ValueError: If the log-SNR is infinite somewhere, or does not fall.
         """
+        t = torch.linspace(0, 1, 1001, dtype=torch.float64)
         with torch.no_grad():
-            log_snr = self.log_snr(torch.linspace(0, 1, 9, dtype=torch.float64))
-        if not (log_snr.isfinite().all() and (log_snr.diff() < 0).all()):
+            log_snr = self.log_snr(t)
+        wrong = (
+            ~(log_snr.isfinite() & (log_snr.diff(prepend=log_snr.new_tensor([torch.inf])) < 0))
+        ).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            before = f" after {log_snr[i - 1]:g} at t = {t[i - 1]:g}" if i else ""
             raise ValueError(
-                f"the log-SNR of {type(self).__name__} must be finite and fall strictly, but it goes from "
-                f"{log_snr[0]:g} at t = 0 over {log_snr[4]:g} to {log_snr[-1]:g} at t = 1"
+                f"the log-SNR of {type(self).__name__} must be finite and fall strictly, but it is "
+                f"{log_snr[i]:g} at t = {t[i]:g}{before}"
             )
 
     def forward(self, t: Tensor) -> Level:
@@ -430,7 +436,7 @@ class Learned(Schedule):
             raise ValueError(f"log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
         if units < 1:
             raise ValueError(f"units = {units}: a curve has at least 1")
-        self.ends = nn.Parameter(torch.tensor([log_snr_max, log_snr_min]))
+        self.ends = nn.Parameter(torch.tensor([float(log_snr_max), float(log_snr_min)]))
         steep = 2.0 * units
         self.linear = nn.Parameter(torch.tensor([0.5]))
         self.heights = nn.Parameter(torch.full((units,), -5.0))
@@ -513,14 +519,14 @@ class Discrete(Schedule):
         super().__init__(inner.scaling)
         if T < 1 or T % 1:
             raise ValueError(f"T = {T}: a chain has a whole number of steps, at least 1")
-        self.T = T
+        self.inner, self.T = inner, T
         self.table = inner.chain(T)  # not a buffer: it stays float64 whatever the module is cast to
         rises = (~(self.table.diff() < 0)).nonzero()
         if len(rises):
             i = int(rises[0]) + 1
             raise ValueError(
-                f"log-SNR must fall strictly, but step {i + 1} has {self.table[i]:g} "
-                f"after {self.table[i - 1]:g}"
+                f"the log-SNR of {type(inner).__name__} must fall strictly, but step {i + 1} has "
+                f"{self.table[i]:g} after {self.table[i - 1]:g}"
             )
 
     @property

@@ -40,8 +40,10 @@ class Options:
     """log p(x | z) at the cleanest level; the chain's discretised Gaussian or the categorical if None."""
     frac: float = 0.0
     """A chain's fixed reverse variance, 0 small to 1 large."""
-    probes: int = 1
-    """Of Hutchinson's trace estimate."""
+    trace: str = "hutchinson"
+    """Of the ODE's Jacobian: estimated, or exact at as many backward passes as there are dimensions."""
+    probes: int | None = None
+    """Of Hutchinson's estimate; 1 if None."""
     particles: int = 64
     """Draws of an autoencoder's latents whose weights are averaged."""
     rtol: float = 1e-5
@@ -56,7 +58,11 @@ class Options:
             raise ValueError(f"times = {self.times}: at least 1 is needed")
         if not 0 <= self.frac <= 1:
             raise ValueError(f"frac = {self.frac}: it lies between 0, the small variance, and 1, the large")
-        if self.probes < 1:
+        if self.trace not in ("hutchinson", "exact"):
+            raise ValueError(f"unknown trace {self.trace!r}; there are hutchinson and exact")
+        if self.probes is not None and self.trace == "exact":
+            raise ValueError(f"probes = {self.probes}: an exact trace needs none, leave them out")
+        if self.probes is not None and self.probes < 1:
             raise ValueError(f"probes = {self.probes}: at least 1 is needed")
         if self.particles < 1:
             raise ValueError(f"particles = {self.particles}: at least 1 is needed")
@@ -161,7 +167,8 @@ class Flow:
         """What it depends on."""
         options = self.options
         drawn = {"dequantization": "uniform", "times": options.times or 1}
-        return {**drawn, "probes": options.probes, "rtol": options.rtol}
+        probes = {} if options.trace == "exact" else {"probes": options.probes or 1}
+        return {**drawn, "trace": options.trace, **probes, "rtol": options.rtol}
 
     def __call__(self, denoise: Given, x: Tensor, indices: Sequence[int]) -> Estimate:
         """The density's share, and the bin's."""
@@ -174,7 +181,7 @@ class Flow:
             repeated,
             inside,
             self.schedule,
-            ode.Hutchinson(options.probes),
+            ode.Exact() if options.trace == "exact" else ode.Hutchinson(options.probes or 1),
             options.rtol,
             options.rtol,
             seed=options.seed,

@@ -304,7 +304,7 @@ def uniform_steps() -> Iterator[Case]:
 
 @law(
     "Stratified times are uniform",
-    "E_u[mean_i f((i + u) / n)] = ∫ f dt,  its variance n times less than that of n free draws",
+    "E_u[mean_i f((i + u) / n)] = ∫ f dt,  for f = t its variance n times less than that of n free draws",
     "VDM, arXiv:2107.00630, appendix I.1",
     1e-9,
 )

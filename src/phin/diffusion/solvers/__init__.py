@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .ancestral import DDIM, Ancestral, MultistepConsistency
-from .base import Solver, Watch, evaluations, prior, sample, walk
+from .base import Solver, Watch, evaluations, prior, remembers, sample, walk
 from .exponential import DPMpp2S, DPMpp3S
 from .langevin import AnnealedLangevin, Corrected, Corrector, Langevin, SNRLangevin
 from .multistep import DEIS, DPMpp2M, DPMpp3M, UniPC
@@ -46,6 +46,7 @@ __all__ = [
     "Watch",
     "evaluations",
     "prior",
+    "remembers",
     "sample",
     "walk",
 ]

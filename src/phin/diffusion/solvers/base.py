@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoise, Prediction
-from ..level import Level
+from ..level import Level, vp
 from ..noise import Noise
 
 
@@ -95,6 +95,14 @@ def prior(level: Level, like: Tensor, noise: Noise = torch.randn_like) -> Tensor
     For a VP process this is N(0, I).
     """
     return torch.hypot(level.alpha, level.sigma) * noise(like)
+
+
+def remembers(solver: Solver) -> bool:
+    """Whether its steps go by those before, as a multistep solver's."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    noisy, clean = (vp(torch.tensor(log_snr, dtype=torch.float64)) for log_snr in (-1.0, 0.0))
+    _, memory = solver.step(lambda z, level: Prediction(z), one, noisy, clean, torch.zeros_like, None)
+    return memory is not None
 
 
 def evaluations(solver: Solver, levels: Level) -> int:

@@ -117,6 +117,8 @@ class _Unsettled(NamedTuple):
     """The corrected state at `level`; None if the step from it needs no correction."""
     level: Level
     nodes: _Past
+    predicted: Tensor
+    """Where the step led: what else was done to the state there, as by a corrector, is kept."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,15 @@ class UniPC:
         here = Node(t.log_snr / 2, denoise(z, t).x)
         if memory is None:
             if self.p == 3 and self.starter:
-                return DPMpp3S().after(denoise, z, t, s, here), _Unsettled(None, t, (here,))
+                start = DPMpp3S().after(denoise, z, t, s, here)
+                return start, _Unsettled(None, t, (here,), start)
             nodes: _Past = (here,)
         else:
             if memory.z is not None:
-                z = self._carry(memory.z, memory.level, t, (*memory.nodes, here))
+                z = self._carry(memory.z, memory.level, t, (*memory.nodes, here)) + (z - memory.predicted)
             nodes = (here, *memory.nodes)[: self.p]
-        return self._carry(z, t, s, nodes), _Unsettled(z, t, nodes)
+        predicted = self._carry(z, t, s, nodes)
+        return predicted, _Unsettled(z, t, nodes, predicted)
 
     def _carry(self, z: Tensor, t: Level, s: Level, nodes: _Past) -> Tensor:
         """`carry`, but along a line by B(h) / 2. The first node is at t."""

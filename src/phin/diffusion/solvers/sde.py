@@ -14,7 +14,7 @@ from torch import Tensor
 from ..denoiser import Denoise
 from ..level import Level
 from ..noise import Noise
-from .base import Solver
+from .base import Solver, remembers
 from .exponential import Node
 from .runge_kutta import Heun
 
@@ -122,7 +122,8 @@ class Churned:
             arXiv:2206.00364, algorithm 2; S_churn, S_tmin, S_tmax and S_noise there.
 
     Raises:
-        ValueError: If churn < 0, steps < 1, inflate <= 0, or not 0 <= low <= high.
+        ValueError: If churn < 0, steps < 1, inflate <= 0, not 0 <= low <= high, or if the solver is a
+            multistep one: what it remembers belongs to a state without the noise, and its order would be 1.
     """
 
     solver: Solver = Heun()
@@ -142,6 +143,9 @@ class Churned:
             raise ValueError(f"inflate = {self.inflate} must be above 0, and finite")
         if not 0 <= self.low <= self.high:
             raise ValueError(f"low = {self.low} and high = {self.high} must satisfy 0 <= low <= high")
+        if remembers(self.solver):
+            kind = type(self.solver).__name__
+            raise ValueError(f"{kind} is a multistep solver, and churn needs a single-step one, such as heun")
 
     @property
     def order(self) -> int:
