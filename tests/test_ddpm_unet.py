@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import phin
+from phin import tuning
 from phin.cli import main
 from phin.data import Images, Part
 from phin.data.base import WHOLE
@@ -149,6 +150,23 @@ def test_a_published_model_is_sampled_and_exported_as_any_other(tmp_path: Path) 
     for ours, again in zip(pictures, phin.sample(own, n=2, steps=3), strict=True):
         assert ours.shape == (8, 12)
         assert np.array_equal(ours, again)
+
+
+def test_a_published_model_is_tuned_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found stands beside its weights, which are no file of Phin's, and stay as they are."""
+    monkeypatch.setitem(tuning.EXACT, "steps", 9)
+    monkeypatch.setattr(tuning, "FIRST", 0.0)  # the levels stay where they are
+    folder = save(theirs(SMALL), SMALL, tmp_path / "small")
+    before = (folder / WEIGHTS).read_bytes()
+    assert main(["tune", "--model", str(folder), "--steps", "3", "-n", "2"]) == 0
+    model = phin.load(folder)
+    (found,) = model.tuned
+    assert found.sampling.steps == 3
+    assert found.distance <= found.before
+    drawn = phin.sample(model, n=2, steps=3)
+    expected = phin.sample(model, n=2, steps=3, solver=found.sampling.solver, grid=found.sampling.grid)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, expected, strict=True))
+    assert (folder / WEIGHTS).read_bytes() == before
 
 
 @torch.no_grad()

@@ -194,7 +194,12 @@ USES: dict[str, tuple[str, Use]] = {
     },
     "guided": ("mnist", guided),
     "edits": ("mnist", edited),
-    "tuned": ("mnist", lambda model: [one.distance for one in tuning.tune(model, (2,), 2)]),
+    "tuned": (
+        "mnist",
+        lambda model: [
+            one.distance for one in tuning.tune(model, (2,), 2, families=[["unipc_2"]], guidance=1.5)
+        ],
+    ),
     "evaluation": ("mnist", lambda model: numbers_of(evaluation.evaluate(model, plan=PLAN)["measures"])),
     "classifier": ("mnist-classifier", lambda model: numbers_of(evaluation.evaluate(model))),
     "noisy classifier": ("mnist-noisy-classifier", lambda model: numbers_of(evaluation.evaluate(model))),
@@ -218,7 +223,6 @@ def test_models_are_used_on_a_gpu_as_on_the_cpu(
 ) -> None:
     """What they draw, say and measure is the same, and comes back to the CPU."""
     monkeypatch.setitem(tuning.EXACT, "steps", 5)
-    monkeypatch.setattr(tuning, "CANDIDATES", ("unipc_2",))
     monkeypatch.setattr("phin.metrics.summary.Summary.check", lambda self, what, features: None)
     name, use = USES[title]
     model = model_of(name, tmp_path)

@@ -22,6 +22,7 @@ from phin.data import digits
 from phin.data.base import Images, Part, Split, Which
 from phin.diffusion.level import SCALINGS
 from phin.diffusion.schedules import SCHEDULES
+from phin.diffusion.solvers import SOLVERS
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.metrics.energy import energy_distance
@@ -199,15 +200,24 @@ def test_the_table_of_ddim_ends_in_ddpm(
 def test_few_calls_are_counted_and_judged_by_many(
     tmp_path: Path, mnist: Images, reader: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, sampler = importlib.import_module("few_calls"), tuning.Tuned(3, "unipc_2", "linear", 0.0, 0.0)
-    monkeypatch.setattr(module, "OTHERS", ("ddpm", "heun"))
-    monkeypatch.setattr(tuning, "CANDIDATES", ("ddim",))
-    monkeypatch.setattr(tuning, "tune", lambda model, steps, n, seed, guidance: [sampler])
-    options = f"--calls 3 4 --limit 6 --n 40 --features {reader} --out"
+    module, sought = importlib.import_module("few_calls"), list[Any]()
+
+    def tune(
+        model: models.Model, steps: tuple[int, ...], n: int, seed: int, families: Any, guidance: float
+    ) -> list[tuning.Tuned]:
+        sought.append((steps, n, families, guidance))
+        chosen = {"solver": families[0][0], "grid": "linear", "guidance": guidance}
+        return [tuning.Tuned(models.choose(model, {"steps": n, **chosen}), 0.0, 0.0) for n in steps]
+
+    monkeypatch.setattr(module, "solvers", lambda: ["ddim", "ddpm", "heun"])
+    monkeypatch.setattr(module, "TUNED", {"tuned": ("unipc_2", "ddim")})
+    monkeypatch.setattr(tuning, "tune", tune)
+    options = f"--calls 3 4 --limit 6 --n 40 --n-tune 5 --features {reader} --out"
     table = run("few_calls", "FewCalls", f"{SMALL} {options} {tmp_path}")
     assert [*table.pop("calls")] == ["3", "4", "close from"]
     assert set(table) - {"---"} == {"ddim", "ddpm", "heun", "tuned"}
-    assert (table["heun"][1], table["tuned"][1]) == ("", "")  # 4 calls: Heun's method makes 3 or 5
+    assert table["heun"][1] == ""  # 4 calls: Heun's method makes 3 or 5
+    assert sought == [((3, 4), 5, [("unipc_2", "ddim")], 1.0)]
 
     model = phin.load(tmp_path / "few_calls" / "mnist")
     real = Reference(mnist, pictures.chosen(reader, "mnist"), PicturePlan(40, kept=20, compared=20))
@@ -216,13 +226,13 @@ def test_few_calls_are_counted_and_judged_by_many(
         return pictures.evaluate(model, real, guidance=1.0, **choices).figures["measures"]["frechet"]["value"]
 
     assert number(table["heun"][0]) == pytest.approx(distance(solver="heun", steps=2), abs=1e-3)
-    assert number(table["tuned"][0]) == pytest.approx(
-        distance(solver="unipc_2", steps=3, grid="linear"), abs=1e-3
-    )
+    for steps, cell in zip((3, 4), table["tuned"], strict=False):
+        expected = distance(solver="unipc_2", steps=steps, grid="linear")
+        assert number(cell) == pytest.approx(expected, abs=1e-3)
     found = {
         solver: [distance(solver=solver, steps=steps) for steps in (3, 4)] for solver in ("ddim", "ddpm")
     }
-    limit = distance(solver="ddim", steps=6)
+    limit = distance(solver="dpmpp_3m(starter=False)", steps=6)
     for solver, values in found.items():
         assert [number(cell) for cell in table[solver][:2]] == pytest.approx(values, abs=1e-3)
     bounds = sorted(value / limit for value in found["ddpm"])
@@ -231,7 +241,34 @@ def test_few_calls_are_counted_and_judged_by_many(
     assert table["ddpm"][2] == ("3" if found["ddpm"][0] < found["ddpm"][1] else "4")
     monkeypatch.setattr(module, "CLOSE", bounds[0] / 2)
     assert run("few_calls", "FewCalls", f"{SMALL} {options} {tmp_path}")["ddpm"][2] == ""
+    assert len(sought) == 1  # what was found is kept
     assert (tmp_path / "few_calls" / "calls.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_calls_are_those_of_every_solver_without_noise() -> None:
+    """By the table of the architecture: what is of the ODE, and what of chains, SDEs and Langevin's walks."""
+    module = importlib.import_module("few_calls")
+    assert set(module.solvers()) == {
+        *(
+            "ddim",
+            "euler",
+            "heun",
+            "dpmpp_2s",
+            "dpmpp_3s",
+            "dpmpp_2m",
+            "dpmpp_3m",
+            "unipc_2",
+            "unipc_3",
+            "deis",
+        ),
+        *("dpmpp_3m(starter=False)", "unipc_3(starter=False)", "deis(starter=False)"),
+        *("dpmpp_2m_sde", "ddpm"),
+    }
+    noisy = {"ddpm_large", "ddim_hat", "euler_maruyama", "reverse_diffusion", "churn", "consistency"}
+    langevin = {"pc", "pc_fixed", "annealed_langevin"}
+    assert SOLVERS.keys() - set(module.solvers()) == noisy | langevin
+    families = [{text.split("(")[0] for text in family} for family in module.TUNED.values()]
+    assert families == [{"unipc_2", "unipc_3"}, {"dpmpp_3m"}, {"deis"}]
 
 
 def test_the_ablation_tells_variances_and_splits_apart(tmp_path: Path, reader: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Editor:
         **choices: Any,
     ) -> None:
         self.denoiser = denoiser(model)
-        config = configured(model, choices)
+        config = configured(replace(model, tuned=()), choices)  # tuned are whole walks from noise
         assert config is not None
         self.config, self.home = config, space(self.denoiser)
         self.levels, self.solver = self.config.levels(), build(self.config.solver, SOLVERS, "solver")

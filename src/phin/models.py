@@ -170,7 +170,7 @@ def drawer(
     Raises:
         PhinError: On a model that does not sample, or a choice that it does not have.
     """
-    config = configured(model, choices)
+    config = configured(model, choices, guide)
     if config is None:
         net = model.net
         assert isinstance(net, OneShot)
@@ -190,14 +190,16 @@ def drawer(
     return drawn
 
 
-def configured(model: Model, choices: Mapping[str, Any]) -> SampleConfig | None:
+def configured(model: Model, choices: Mapping[str, Any], guide: Guide | None = None) -> SampleConfig | None:
     """How a model is sampled with these choices; None of one that draws in one pass, where there are none.
+
+    A classifier that guides leads elsewhere: what was tuned without it is not taken then.
 
     Raises:
         PhinError: On a model that does not sample, or a choice that it does not have.
     """
     if not isinstance(model.net, OneShot):
-        config = choose(model, choices)
+        config = choose(model if guide is None else replace(model, tuned=()), choices)
         if model.facts.latents and config.threshold != "none":
             raise PhinError(
                 f"threshold {config.threshold} keeps pixels in their range, and {model.path} lives in "
@@ -215,8 +217,9 @@ def configured(model: Model, choices: Mapping[str, Any]) -> SampleConfig | None:
 def choose(model: Model, choices: Mapping[str, Any]) -> SampleConfig:
     """How a diffusion model is sampled with these choices.
 
-    Where steps are chosen, and neither solver nor grid, these are what `phin tune` found for so many steps,
-    if the model's file has any. A distilled model has its own for each number of steps that it was made for.
+    Where neither solver nor grid is chosen, all is as `phin tune` found it for so many steps, guidance
+    included; but not if another guidance or threshold is chosen than it was found for. A distilled model has
+    its own for each number of steps that it was made for.
 
     Raises:
         PhinError: On another kind of model, a field that there is not, or a value it cannot have.
@@ -228,8 +231,11 @@ def choose(model: Model, choices: Mapping[str, Any]) -> SampleConfig:
             raise PhinError(f"sampling has no option {name!r}; it has {', '.join(known)}")
     if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:
         return recipe.distilled.chosen(model.path, config, choices)
-    tuned = {} if {"solver", "grid"} & choices.keys() else model.metadata.get("tuned", {})
-    return replace(config, **tuned.get(str(choices.get("steps")), {}), **choices)
+    if not {"solver", "grid"} & choices.keys():
+        asked = {"steps": config.steps, **choices}
+        found = (one.sampling for one in model.tuned)
+        config = next((s for s in found if all(getattr(s, k) == v for k, v in asked.items())), config)
+    return replace(config, **choices)
 
 
 def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:

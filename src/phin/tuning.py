@@ -1,9 +1,12 @@
-"""The best sampler for so few calls of the network, found without training: its solver and its levels.
+"""The best sampler for so few calls of the network, found without training: its guidance, solver and levels.
 
-From one and the same noise the probability-flow ODE leads to one picture: that of a long ladder. A short one
-ends elsewhere, and how far away depends on the solver and on where its levels lie. Both are searched for, so
-as to end as near as possible. It takes a few pictures of the model's own; neither real ones, nor anything
-that judges them.
+Guidance says which pictures are drawn, and only real ones can tell which scale is best: where a reader knows
+the data, that whose pictures are nearest to held-out ones, by the Frechet distance of their features.
+
+What is left is to draw them in few steps. From one and the same noise the probability-flow ODE leads to one
+picture: that of a long ladder. A short one ends elsewhere, and how far away depends on the solver and on
+where its levels lie. Both are searched for, so as to end as near as possible. That takes a few pictures of
+the model's own.
 
 References:
     Learning to Discretize Denoising Diffusion ODEs (Tong et al., 2025), arXiv:2405.15506, which places levels
@@ -12,48 +15,48 @@ References:
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from phin import data as datasets
 from phin import models
+from phin.data.base import Data
+from phin.data.numbers import LONGEST, Numbers
+from phin.data.words import Words
+from phin.diffusion.noise import stream
 from phin.errors import PhinError
+from phin.metrics.features import Features
+from phin.metrics.frechet import frechet_estimate
+from phin.metrics.summary import Summary, summarised
 from phin.models import Model
-from phin.training.checkpoint import read_weights, save_weights
+from phin.pictures import to_integers
+from phin.recipes import DiffusionRecipe, tuned
+from phin.recipes.features import FEATURES, READING
+from phin.recipes.tuned import Tuned as Tuned
 
-CANDIDATES = (
-    "ddim",
-    "dpmpp_2m",
-    "dpmpp_3m(starter=False)",
-    "unipc_2",
-    "unipc_3(starter=False)",
-    "deis(starter=False)",
-)
-"""Deterministic solvers of one evaluation a step: the starts of the last ones would cost up to four more."""
+UNIPC = ("unipc_2", "unipc_3(starter=False)")
+DPMPP_3M = ("dpmpp_3m(starter=False)",)
+DEIS = ("deis(starter=False)",)
+"""What iPNDM is for levels that are equally far apart, with the weights that other levels need."""
+FAMILIES = (UNIPC, DPMPP_3M, DEIS)
+"""Deterministic solvers of one evaluation a step: their starts would cost up to four more. Of each family the
+one that is best on the model's own levels is a finalist, whose levels are searched for."""
 EXACT = {"solver": "dpmpp_3m", "steps": 200}
 """The long ladder, on the model's own grid."""
-FINALISTS = 2  # solvers whose levels are searched for
 FIRST, LAST = 1.0, 0.25  # how far a level is moved at a time, in log-SNR: at first, and at the end
 APART = 0.05  # least distance of neighbours
+GUIDANCES = (1.0, 1.25, 1.5, 2.0, 3.0)
+"""Those that are tried, beside the model's own."""
+JUDGED = {"solver": "dpmpp_2m", "steps": 20}
+"""How their pictures are drawn: near enough to where the ODE leads."""
+CELLS = 1000
+"""Pictures of each, or cells of pictures of numbers."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A sampler of so many steps."""
-
-    steps: int
-    solver: str
-    grid: str
-    distance: float
-    """Of its pictures from those that the ODE leads to: the root mean square over pixels, which are in
-    [-1, 1]; the mean over pictures that had no part in the search."""
-    before: float
-    """The same of the model's own sampler, in as many steps."""
 
 
 def tune(
@@ -61,16 +64,18 @@ def tune(
     steps: Sequence[int] = (4, 5, 6, 8, 10),
     n: int = 32,
     seed: int = 0,
+    families: Sequence[Sequence[str]] = FAMILIES,
     **choices: Any,
 ) -> list[Tuned]:
     """The best samplers of a model for so many steps.
 
     Args:
-        model: A diffusion model.
+        model: A diffusion model that draws from nothing.
         steps: Evaluations of the denoiser a picture; of each a sampler is sought.
         n: Pictures to search with; as many others say how good it is.
         seed: Of their noise.
-        choices: As of `samples`: guidance and threshold; the rest is what is sought.
+        families: Solvers; of each family the levels of one are searched for.
+        choices: As of `samples`: guidance, which is not sought then, and threshold.
 
     Raises:
         PhinError: Another kind of model, steps that leave nothing to place, too few pictures; as `samples`.
@@ -82,20 +87,86 @@ def tune(
     if bad := [name for name in ("solver", "grid", "steps") if name in choices]:
         raise PhinError(f"{bad[0]} is what is sought: leave it out")
     models.denoiser(model)
+    if models.degradation(model) is not None:
+        raise PhinError(
+            f"{model.path} begins from pictures, and tuning has none to give it: choose its steps, solver "
+            "and levels by hand, or tune a model that draws from nothing, such as numbers"
+        )
+    model = replace(model, tuned=())  # what was found before is no part of the search
     config = models.choose(model, choices)
+    replace(config, **EXACT)  # which refuses chains that are too short
+    if "guidance" not in choices and (found := judged(model, seed, **choices)):
+        config = replace(config, guidance=min(found, key=found.__getitem__))
+    choices = {**choices, "guidance": config.guidance}
     search, proof = (Paths(model, n, seed, which, choices) for which in range(2))
-    found: list[Tuned] = []
+    best: list[Tuned] = []
     for count in steps:
         own = replace(config, steps=count).levels().log_snr
-        distances = {solver: search.distance(solver, own) for solver in CANDIDATES}
         ladders: dict[str, Tensor] = {}
-        for solver in sorted(CANDIDATES, key=distances.__getitem__)[:FINALISTS]:
+        for family in families:
+            solver = min(family, key=lambda solver: search.distance(solver, own))
             log.info("placing the levels of %s steps of %s", count, solver)
             ladders[solver] = placed(lambda ladder, solver=solver: search.distance(solver, ladder), own)
         solver = min(ladders, key=lambda solver: search.distance(solver, ladders[solver]))
         after, before = proof.distance(solver, ladders[solver]), proof.distance(config.solver, own)
-        found.append(Tuned(count, solver, knots(ladders[solver]), after, before))
+        sampling = replace(config, steps=count, solver=solver, grid=knots(ladders[solver]))
+        best.append(Tuned(sampling, after, before))
+    return best
+
+
+def judged(model: Model, seed: int = 0, **choices: Any) -> dict[float, float]:
+    """How far what a model draws is from held-out pictures, by its guidance.
+
+    Args:
+        model: A diffusion model.
+        seed: Of its noise, and of what is asked for.
+        choices: As of `samples`: threshold.
+
+    Returns:
+        Guidance -> Frechet distance, between features of `CELLS` pictures of the same labels or numbers.
+        Nothing of a model that is told nothing or does not know what it is not to be told, or whose data have
+        no reader here; the log says why.
+    """
+    facts, recipe = model.facts, model.recipe
+    assert isinstance(recipe, DiffusionRecipe)
+    prompted = bool(facts.vocabulary or facts.alphabet)
+    reader = "digit-reader" if prompted else READING.get(recipe.data) if facts.classes else None
+    if reader is None or not recipe.drop:
+        return {}
+    own = models.choose(model, choices).guidance
+    try:
+        features, data = FEATURES[reader](), datasets.load(recipe.data)
+    except PhinError as error:
+        log.info("no guidance is sought, and that of the model is taken, %g: %s", own, error)
+        return {}
+    asked, pictures = held_out(data, seed)
+    real, found = seen(features, pictures).moments, dict[float, float]()
+    for scale in sorted({*GUIDANCES, own}):
+        drawn = models.samples(model, **asked, **choices, **JUDGED, seed=seed, guidance=scale)
+        found[scale] = frechet_estimate(seen(features, drawn).moments, real).value
+        log.info("guidance %g: Frechet distance %.3f (%s)", scale, found[scale], features.name)
     return found
+
+
+def held_out(data: Data, seed: int) -> tuple[dict[str, Any], list[Tensor]]:
+    """What to ask a model for, as of `samples`, and held-out pictures of the same.
+
+    Numbers have five digits, so that all of their cells are full.
+    """
+    if isinstance(data, Numbers | Words):
+        asked = stream(seed, "tuning").integers(10 ** (LONGEST - 1), 10**LONGEST, CELLS // LONGEST).tolist()
+        prompts = [str(number) for number in asked]
+        numbers = isinstance(data, Numbers)
+        real = data.pictures(prompts, "valid", seed) if numbers else data.pictures(asked, "valid", seed)
+        return {"prompts": prompts}, list(real)
+    held = data.split("valid", CELLS, seed)
+    return {"labels": held.cond["label"].tolist()}, list(held.x)
+
+
+def seen(features: Features, pictures: Sequence[Tensor]) -> Summary:
+    """What a reader makes of pictures (C, H, W) of one size, cell by cell where they are k cells wide."""
+    x = torch.stack([*pictures])
+    return summarised(features, to_integers(torch.cat(x.split(x.shape[-2], -1))))
 
 
 class Paths:
@@ -157,11 +228,9 @@ def knots(log_snr: Tensor) -> str:
 
 
 def record(model: Model, found: Sequence[Tuned]) -> None:
-    """Writes samplers into the model's own file, in place of those of as many steps that it had.
+    """Keeps samplers beside the model's weights, in place of those that were sought for the same.
 
     Raises:
-        PhinError: The file cannot be written.
+        PhinError: The file of those that it has is damaged, or cannot be written.
     """
-    tensors, metadata = read_weights(model.path)
-    new = {str(one.steps): {"solver": one.solver, "grid": one.grid} for one in found}
-    save_weights(model.path, tensors, {**metadata, "tuned": {**metadata.get("tuned", {}), **new}})
+    tuned.write(model.tuned_file, model.net, found)

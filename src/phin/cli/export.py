@@ -13,7 +13,10 @@ from .command import Command
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
-    """Write the averaged weights of a run, and what is known of them, to one small file that names them."""
+    """Write the averaged weights of a run, and what is known of them, to one small file that names them.
+
+    What `phin tune` found for them goes to a file beside it.
+    """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The folder of a run, or a .safetensors file."""
@@ -25,7 +28,7 @@ class Export(Command):
     def run(self) -> dict[str, Any]:
         import torch
 
-        from phin import models
+        from phin import models, tuning
         from phin.training.checkpoint import save_weights
 
         if self.out.suffix != ".safetensors":
@@ -40,6 +43,8 @@ class Export(Command):
             known["training"] = {"state": training["state"], "versions": training["versions"]}
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}[self.dtype]
         save_weights(self.out, model.net.state_dict(), known, dtype)
+        if model.tuned:
+            tuning.record(models.load(self.out), model.tuned)
         return {"file": str(self.out), "bytes": self.out.stat().st_size, **known}
 
     def show(self, facts: dict[str, Any]) -> None:

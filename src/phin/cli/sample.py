@@ -77,12 +77,12 @@ class Sample(Command):
         images = self._images(model)
         kind, rows = models.conditions(model, prompts, self.label, self.n, len(images))
         choices = self.given("steps", "solver", "guidance", "threshold", grid="levels")
-        config = models.configured(model, choices)
+        guide = guided(model, self.classifier, self.classifier_scale)
+        config = models.configured(model, choices, guide)
         if self.gif and config is None:
             raise PhinError(
                 f"{model.path} draws in one pass, and there is no denoising to show: leave --gif out"
             )
-        guide = guided(model, self.classifier, self.classifier_scale)
         open_folder(self.out)
         states: list[list[Tensor]] = [[] for _ in rows]
         begun = time.perf_counter()

@@ -11,10 +11,11 @@ from phin.diffusion.denoiser import Denoiser
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.evaluation.drawing import Bar, silent
-from phin.evaluation.subject import Subject, digest
+from phin.evaluation.subject import Subject
 from phin.metrics.features import Features, Reader
 from phin.models import Model
 from phin.nll import nll
+from phin.training.checkpoint import digest
 from phin.training.run import copies
 
 CURVE = 2_000  # pictures of each point, or as many as the data have to train on

@@ -61,7 +61,7 @@ class Drawing:
     @property
     def facts(self) -> dict[str, Any]:
         """What samples depend on beside the weights, JSON-able."""
-        config = models.configured(self.model, self.choices)
+        config = models.configured(self.model, self.choices, self.guide)
         chosen = {} if config is None else asdict(config)
         return {**chosen, "seed": self.seed, **(self.guide.facts if self.guide else {})}
 

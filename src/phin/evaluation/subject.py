@@ -1,17 +1,14 @@
 """Figures of a trained model that are kept beside it, and measured once."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from phin.errors import PhinError
 from phin.models import Model
-from phin.training.checkpoint import write_json
+from phin.training.checkpoint import digest, write_json
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +50,3 @@ class Subject:
         write_json(self.path, {"weights": self.weights, "rows": self.rows})
         self.news = True
         return found
-
-
-def digest(net: nn.Module) -> str:
-    """The SHA-256 sum of a network's weights."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()

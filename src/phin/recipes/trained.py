@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from phin.data.fetch import cache_folder
 from phin.errors import PhinError
 from phin.nets.device import preferred
-from phin.recipes import published
+from phin.recipes import published, tuned
 from phin.recipes.base import Facts, Recipe
 from phin.recipes.description import restore
+from phin.recipes.tuned import Tuned
 from phin.training.checkpoint import load_weights, read_weights
 
 
@@ -25,6 +27,13 @@ class Model:
     metadata: dict[str, Any]
     """Everything its file says: the recipe, the seed, the command, measured figures."""
     path: Path
+    tuned: tuple[Tuned, ...] = ()
+    """Samplers that `phin tune` found for it, the newest first."""
+
+    @property
+    def tuned_file(self) -> Path:
+        """Where these are kept."""
+        return _tuned_file(self.path)
 
 
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -55,7 +64,14 @@ def load(source: str | Path) -> Model:
     recipe, facts = restore(metadata)
     net = recipe.model(facts)
     load_weights(net, tensors, path)
-    return Model(net.to(preferred()).eval(), recipe, facts, metadata, path)
+    found = tuned.read(_tuned_file(path), net)
+    return Model(net.to(preferred()).eval(), recipe, facts, metadata, path, found)
+
+
+def _tuned_file(path: Path) -> Path:
+    """Beside the weights; of a model that comes with phin, in the user's cache."""
+    folder = cache_folder() / "tuned" if path.parent == SHIPPED else path.parent
+    return folder / f"{path.stem}.tuned.json"
 
 
 def _find(source: str | Path) -> Path:

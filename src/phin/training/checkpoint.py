@@ -160,6 +160,14 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | 
             tensor.copy_(tensors[name])
 
 
+def digest(net: nn.Module) -> str:
+    """The SHA-256 sum of a network's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, str, str]]:
     """The open file, its JSON text and its sum."""
