@@ -188,7 +188,7 @@ class Timid(torch.nn.Module):
         return (alpha * WIDTH**2 * z + sigma**2 * mean) / (alpha**2 * WIDTH**2 + sigma**2)
 
 
-LIGHT, WIDTH = 0.4, 0.1
+LIGHT, WIDTH = 0.4, 0.02  # so narrow that chance moves no variance by much
 
 
 class Pixels(Features):
@@ -207,6 +207,7 @@ class Pixels(Features):
 @pytest.fixture
 def timid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> models.Model:
     """A model of MNIST, of pictures of 2 x 2, which are in truth N(LIGHT, WIDTH²) and N(-LIGHT, WIDTH²)."""
+    monkeypatch.setattr(tuning, "CELLS", 300)
     label = torch.arange(tuning.CELLS) % 10
     x = LIGHT * (1 - 2 * (label % 2)).view(-1, 1, 1, 1) + WIDTH * torch.randn(tuning.CELLS, 1, 2, 2)
     part = Part(to_integers(x), label)
@@ -410,7 +411,7 @@ def test_what_was_found_goes_along_with_an_export(tmp_path: Path) -> None:
 def test_a_damaged_file_of_what_was_found_is_told(tmp_path: Path, spoiled: str) -> None:
     path = tiny.write(tiny.POINTS, tmp_path / "model.safetensors")
     (tmp_path / "model.tuned.json").write_text(spoiled)
-    with pytest.raises(PhinError, match=r"model\.tuned\.json is damaged \(.*\): remove it"):
+    with pytest.raises(PhinError, match=r"(?s)model\.tuned\.json is damaged \(.*\): remove it"):
         phin.load(path)
 
 
