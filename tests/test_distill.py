@@ -15,11 +15,13 @@ from phin.diffusion.distill import (
     charbonnier,
     consistency_target,
     ladder,
+    nearer,
     progressive_target,
     pseudo_huber,
     squared,
+    tuning_target,
 )
-from phin.diffusion.level import Level, flow, ve, vp
+from phin.diffusion.level import SCALINGS, Level, flow, ve, vp
 from phin.diffusion.noise import normal
 from phin.diffusion.parameterization import v
 from phin.diffusion.schedules import Cosine, Discrete, Flow, Geometric, Schedule
@@ -216,6 +218,86 @@ def test_a_linear_student_of_a_gaussian_learns_the_closed_form(metric: Metric) -
         torch.testing.assert_close(
             student.shift[i], GAUSSIAN.mean - at.alpha * gain @ GAUSSIAN.mean, rtol=0, atol=0.01
         )
+
+
+# --- tuning
+
+
+def test_the_mapping_function_in_closed_form() -> None:
+    """n is 5 without noise, 3 at log 3, 2 at log 7 and 1 in the limit; r is 0 where n reaches q^stage."""
+    t = torch.tensor([1e-9, math.log(3), math.log(7), 50.0]).double()
+    n = torch.tensor([5.0, 3.0, 2.0, 1.0]).double()
+    for stage in (1, 2, 3, 8):
+        torch.testing.assert_close(nearer(t, stage), t * (1 - n / 2**stage).clamp(min=0))
+        torch.testing.assert_close(nearer(t, stage, q=4), nearer(t, 2 * stage))
+    assert (nearer(torch.linspace(0.01, 1.94, 9), 1) == 0).all()  # the first stage is a denoiser's
+    assert nearer(torch.tensor(1.95), 1) > 0
+    torch.testing.assert_close(nearer(t, 3, k=0, b=2), t * 7 / 8)
+    torch.testing.assert_close(nearer(t[1:2] / 2, 2, b=2), t[1:2] / 8)
+    for stage, q in ((0, 2.0), (1, 1.0), (1, math.nan)):
+        with pytest.raises(ValueError, match="stage >= 1 and q > 1"):
+            nearer(t, stage, q)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
+def test_the_target_of_tuning_is_ects_in_every_scaling(scaling: Callable[[Tensor], Level]) -> None:
+    """There alpha = 1: f(x + r eps, r), and x where r is 0."""
+    x, eps = torch.randn(5, 2).double(), torch.randn(5, 2).double()
+    sigma_t, sigma_r = (
+        torch.tensor([9.0, 2.0, 2.0, 0.3, 40.0]).double(),
+        torch.linspace(0.1, 0.25, 5).double(),
+    )
+    end = torch.tensor([False, False, True, False, True])
+    t, r = (scaling(-2 * sigma.log()).view(2) for sigma in (sigma_t, sigma_r))
+
+    def ect(y: Tensor, sigma: Tensor) -> Tensor:
+        return torch.tanh(y) * (3 + sigma)
+
+    def student(z: Tensor, at: Level) -> Prediction:
+        return Prediction(ect(z / at.alpha, at.sigma / at.alpha))
+
+    goal = tuning_target(student, x, t.alpha * x + t.sigma * eps, t, r, end)
+    expected = ect(x + sigma_r[:, None] * eps, sigma_r[:, None])
+    torch.testing.assert_close(goal, torch.where(end[:, None], x, expected))
+
+
+def test_the_exact_function_stays_where_it_is_when_tuned() -> None:
+    """The weighted gradient, on the average over the x and eps that give one z_t, is of the order of t - r.
+
+    At another function it is not.
+    """
+    t = level(vp, -2.0)
+    z = t.alpha * GAUSSIAN.mean + torch.randn(8, 2).double()
+    mean, off = GAUSSIAN.denoise(z, t).x, torch.randn(8, 2).double()
+    sigma = math.exp(1.0)
+
+    def gradient(steps: int, by: float = 1.0) -> float:
+        r = vp(each(-2 * math.log(sigma * (1 - 1 / steps)), 8)).view(2)
+        gain = torch.full((), by, dtype=torch.float64, requires_grad=True)
+
+        def student(z: Tensor, at: Level) -> Prediction:
+            return Prediction(gain * f(z, at).x if at is t else by * f(z, at).x)
+
+        pairs = [
+            student(z, t).x - tuning_target(student, x, z, t, r, torch.zeros(8, dtype=torch.bool))
+            for x in (mean + off, mean - off)
+        ]
+        loss = sum(squared(pair).mean() for pair in pairs) / (sigma / steps)
+        assert isinstance(loss, Tensor)
+        assert all(pair.abs().max() > 1e-4 for pair in pairs)  # each by itself says something else
+        return torch.autograd.grad(loss, gain)[0].abs().item()
+
+    assert abs(order(gradient, (50, 100)) - 1) < 0.1
+    assert gradient(400) < 0.02
+
+
+def test_a_guided_teachers_step_is_that_of_ddim() -> None:
+    t, r = (vp(each(log_snr, 6)).view(2) for log_snr in (-2.0, -1.2))
+    z = t.alpha * GAUSSIAN.mean + torch.randn(6, 2).double()
+    stepped, _ = DDIM().step(GAUSSIAN.denoise, z, t, r, no_noise, None)
+    x = GAUSSIAN.denoise(z, t).x
+    goal = tuning_target(f, x, z, t, r, torch.zeros(6, dtype=torch.bool))
+    torch.testing.assert_close(goal, f(stepped, r).x)
 
 
 # --- progressive

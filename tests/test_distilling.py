@@ -1,6 +1,7 @@
 """Students: what they are trained by, what is kept of them, and how they are asked to draw."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,27 @@ from phin import nll as likelihood
 from phin.cli import main
 from phin.data.base import WHOLE
 from phin.diffusion.denoiser import Denoiser
-from phin.diffusion.level import Level, vp
+from phin.diffusion.level import SCALINGS, Level, ve, vp
+from phin.diffusion.noise import stream
 from phin.diffusion.solvers import DDIM, DPMpp2M, sample
 from phin.errors import PhinError
 from phin.recipes import DiffusionRecipe, describe, restore, train
-from phin.recipes.distillation import DISTILLATIONS, Consistency, Distillation, Progressive, student
+from phin.recipes.distillation import DISTILLATIONS, Consistency, Distillation, Progressive, Tuning, student
 from phin.sampling import guided
 from phin.training import distilling
 from phin.training.checkpoint import save_weights
-from phin.training.distilling import ConsistencyDistilling, Distilling, ProgressiveDistilling
+from phin.training.distilling import (
+    ConsistencyDistilling,
+    ConsistencyTuning,
+    Distilling,
+    ProgressiveDistilling,
+)
 
-SMALL: dict[str, dict[str, Any]] = {"consistency": {"walk": 2, "reuse": 2}, "progressive": {"start": 8}}
+SMALL: dict[str, dict[str, Any]] = {
+    "consistency": {"walk": 2, "reuse": 2},
+    "tuning": {"stages": 3},
+    "progressive": {"start": 8},
+}
 EACH = pytest.mark.parametrize("method", DISTILLATIONS)
 
 
@@ -40,6 +51,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     paths = {
         name: str(tiny.write(recipe, folder / f"{name}.safetensors")) for name, recipe in recipes.items()
     }
+    like = {"told": replace(tiny.LABELLED, drop=0.0)}
+    like["leaky"] = replace(tiny.LABELLED, net=replace(tiny.NET, dropout=0.5))
+    for name in SCALINGS:
+        grid = f"cosine(log_snr_max=8, log_snr_min=-9, scaling={name})"
+        like[name] = replace(tiny.LABELLED, sample=replace(tiny.SAMPLE, grid=grid))
+    for name, recipe in like.items():  # the same weights, of another recipe
+        paths[name] = str(folder / f"{name}.safetensors")
+        known = describe("tiny", recipe, tiny.FACTS[tiny.LABELLED])
+        save_weights(Path(paths[name]), phin.load(paths["labelled"]).net.state_dict(), known)
     for method in DISTILLATIONS:
         recipe = student(paths["labelled"], method, train=tiny.BRIEF, **SMALL[method])
         known = describe(f"{method}-fast", recipe, tiny.FACTS[tiny.LABELLED])
@@ -106,15 +126,20 @@ def test_rows_of_several_processes_make_up_the_batch(files: dict[str, str], meth
     assert not torch.isclose(task(8, WHOLE).loss, whole.loss).any()
 
 
+def without_label(task: Distilling) -> int:
+    """The first step in which not all is told."""
+    return next(step for step in range(30) if (task.shown(step, WHOLE)[0].cond["label"] == -1).any())
+
+
 def test_the_loss_of_consistency_is_the_distance_from_where_the_guided_teacher_leads(
     files: dict[str, str],
 ) -> None:
     """Written out for each row: at the lower rung the end itself, at the upper one the student's word."""
     task = task_of(files["labelled"], "consistency", guidance=2.5, middle=0.0, metric="squared")
-    losses = task(3, WHOLE)
+    step = without_label(task)
+    losses = task(step, WHOLE)
     assert losses.log_snr is not None
-    x, cond, total = task.denoising.shown(3, WHOLE)[0]
-    eps = task.denoising.shown(3, WHOLE)[1]
+    (x, cond, total), eps = task.shown(step, WHOLE)
     assert sorted(losses.log_snr.tolist()) == [-9.0] * (total // 2) + [0.0] * (total // 2)
     config = replace(tiny.SAMPLE, guidance=2.5)
     grid = task.schedule
@@ -193,7 +218,7 @@ def test_the_loss_of_progressive_distillation_by_stages(files: dict[str, str]) -
         fresh.progress = progress
         losses = fresh(step, WHOLE)
         assert losses.log_snr is not None
-        (x, cond, total), eps = fresh.denoising.shown(step, WHOLE)
+        (x, cond, total), eps = fresh.shown(step, WHOLE)
         for k in range(total):
             told = {"label": cond["label"][k : k + 1]}
             t = float(losses.log_snr[k])
@@ -221,6 +246,187 @@ def test_the_loss_of_progressive_distillation_by_stages(files: dict[str, str]) -
             weight = max(float(np.exp(t)), 1.0)
             expected = weight * (said - goal).square().mean()
             torch.testing.assert_close(losses.loss[k], expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.9])
+def test_progressive_distillation_is_the_same_in_whatever_scaling_the_teacher_is_sampled(
+    files: dict[str, str], progress: float
+) -> None:
+    found: list[tuple[Tensor, dict[str, float]]] = []
+    for name in SCALINGS:
+        task = task_of(files[name], "progressive", calls=1, start=4)
+        task.progress = progress
+        with torch.no_grad():
+            found.append((task(0, WHOLE).loss, task.validate(task.model)))
+    for loss, validation in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], rtol=1e-4, atol=1e-6)
+        assert validation == pytest.approx(found[0][1], rel=1e-4)
+
+
+def test_every_stage_has_its_own_curve_of_the_learning_rate(files: dict[str, str], tmp_path: Path) -> None:
+    """To 0 twice, and the second teacher is what the first curve ended with."""
+    brief = replace(tiny.BRIEF, steps=8, lr=1e-3, warmup=0.0, log_every=1 / 8)
+    recipe = student(files["points"], "progressive", train=brief, calls=2, start=8)
+    train(recipe, tmp_path / "run", "fast")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    curve = [0.5e-3 * (1 + np.cos(np.pi * (i + 0.5) / 4)) for i in range(4)]
+    assert [line["lr"] for line in lines if "lr" in line] == pytest.approx(2 * curve)
+    task = task_of(files["points"], "progressive", calls=2, start=8)
+    assert [task.lap(share) for share in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.5, 0, 0.5, 1]
+    assert task_of(files["points"], "tuning").lap(0.75) == 0.75
+
+
+# --- tuning
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("progress", [0.0, 0.5, 0.99])
+def test_the_loss_of_tuning_is_ects(files: dict[str, str], guidance: float, progress: float) -> None:
+    """Written out for each row where alpha = 1, and its gradient, of which none goes through the target."""
+    task = task_of(files["labelled"], "tuning", guidance=guidance)
+    task.progress = progress
+    step = without_label(task)
+    losses = task(step, WHOLE)
+    losses.loss.sum().backward()
+    assert losses.log_snr is not None
+    gradients = {name: weight.grad for name, weight in task.model.named_parameters()}
+    task.model.zero_grad()
+    (x, cond, total), eps = task.shown(step, WHOLE)
+    gap = {0.0: 2, 0.5: 4, 0.99: 8}[progress]
+    expected: list[Tensor] = []
+    told: list[bool] = []
+    for k in range(total):
+        label = cond["label"][k : k + 1]
+        t = math.exp(-float(losses.log_snr[k]) / 2)
+        r = t * (1 - (1 + 8 / (1 + math.exp(t))) / gap)
+        told.append(r < math.exp(-4))  # the clean end, log-SNR 8
+        at, near = (ve(torch.tensor(-2 * math.log(s)).double()) for s in (t, math.exp(-4) if told[-1] else r))
+        z = x[k : k + 1] + t * eps[k : k + 1]
+        own = task.model.given(label=label)
+        with torch.no_grad():
+            y = x[k : k + 1]
+            if guidance != 1:
+                y = guided(task.teacher, {"label": label}, replace(tiny.SAMPLE, guidance=guidance))(z, at).x
+            goal = y if told[-1] else own(z + (r - t) * (z - y) / t, near).x
+        c = 0.00054
+        apart = ((own(z, at).x - goal).square().mean() + c * c).sqrt() - c
+        expected.append(apart / (t if told[-1] else t - r))
+    assert any(told) or progress > 0.9
+    assert not all(told)
+    torch.testing.assert_close(losses.loss, torch.stack(expected), rtol=2e-3, atol=1e-4)
+    torch.stack(expected).sum().backward()
+    for name, weight in task.model.named_parameters():
+        there = gradients[name]
+        assert (there is None) == (weight.grad is None)
+        if there is not None and weight.grad is not None:
+            assert (there - weight.grad).norm() <= 5e-3 * weight.grad.norm() + 1e-4
+
+
+def test_levels_of_tuning_are_lognormal_between_the_ends(files: dict[str, str]) -> None:
+    """Each stratum of the distribution has one of every batch."""
+    task = task_of(files["points"], "tuning")
+    noise = torch.distributions.Normal(-1.1, 2.0)
+    low, high = noise.cdf(torch.tensor([-4.0, 4.5]))
+    for step in range(20):
+        log_snr = task(step, WHOLE).log_snr
+        assert log_snr is not None
+        place = (noise.cdf(-log_snr / 2) - low) / (high - low) * len(log_snr)
+        assert place.floor().clamp(0, len(log_snr) - 1).sort().values.tolist() == list(range(len(log_snr)))
+
+
+class Leaking(nn.Module):
+    """A network that keeps what its dropout leaves out, and whether it is trained."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.masks: list[Tensor] = []
+
+    def forward(self, z: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
+        self.masks.append(nn.functional.dropout(torch.ones_like(z), 0.5, self.training))
+        return self.inner(z, log_snr, label) * self.masks[-1]
+
+
+def test_both_answers_of_a_pair_have_the_same_dropout(files: dict[str, str]) -> None:
+    task = task_of(files["labelled"], "tuning")
+    task.progress = 0.5
+    task.model.net = leaking = Leaking(task.model.net)
+    for step in range(2):
+        torch.manual_seed(step)
+        task(step, WHOLE)
+    said, target, later, _ = leaking.masks
+    assert said.unique().tolist() == [0, 2]
+    assert torch.equal(said, target)
+    assert not torch.equal(said, later)
+
+
+def test_what_consistency_holds_a_student_to_is_said_without_dropout(files: dict[str, str]) -> None:
+    task = task_of(files["leaky"], "consistency", metric="squared")
+    assert isinstance(task, ConsistencyDistilling)
+    torch.manual_seed(5)
+    loss = task(3, WHOLE).loss
+    assert task.model.training
+    start = task._start(3, WHOLE)
+    own = task.model.given(**start.cond)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        said = own(start.z, start.level).x
+        task.model.eval()
+        word = own(start.landed, start.below).x
+        assert not torch.isclose(own(start.z, start.level).x, said).all()
+    ends = start.end.view(-1, 1, 1, 1)
+    goal = torch.where(ends, start.landed / start.below.alpha, word)
+    torch.testing.assert_close(loss, (said - goal).square().flatten(1).mean(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("walker", ["ddpm", "ddim(eta=0.5)", "dpmpp_2m_sde", "churn", "pc", "consistency"])
+def test_a_walker_that_draws_noise_is_refused(files: dict[str, str], walker: str) -> None:
+    with pytest.raises(PhinError, match=r"^walker .* draws noise, .*: take a deterministic solver"):
+        task_of(files["points"], "consistency", walker=walker)
+
+
+@pytest.mark.parametrize("walker", ["ddim(eta=0)", "heun", "deis", "unipc_3", "churn(churn=0)"])
+def test_a_walker_that_stays_on_the_path_is_taken(files: dict[str, str], walker: str) -> None:
+    assert torch.isfinite(task_of(files["points"], "consistency", walker=walker)(0, WHOLE).loss).all()
+
+
+@EACH
+def test_a_student_learns_without_its_condition_if_its_teacher_did(
+    files: dict[str, str], method: str
+) -> None:
+    """As often as that, and in the same rows; not if it was told not to, or the teacher does not know how."""
+    task = task_of(files["labelled"], method)
+    left_out = 0
+    for step in range(6):
+        shown = task.shown(step, WHOLE)[0].cond["label"]
+        draws = torch.from_numpy(stream(0, "drop", step).random(tiny.BRIEF.batch))
+        everything = task.denoising.data.train(0, step, tiny.BRIEF.batch).cond["label"]
+        assert torch.equal(shown, torch.where(draws < 0.1, -1, everything))
+        left_out += int((shown == -1).sum())
+    assert left_out > 0
+    step = without_label(task)
+    seen: list[Tensor] = []
+    task.model.net.register_forward_hook(lambda net, z, kw, out: seen.append(kw["label"]), with_kwargs=True)
+    task(step, WHOLE)
+    assert torch.equal(seen[0], task.shown(step, WHOLE)[0].cond["label"])
+    for other in (task_of(files["labelled"], method, null=False), task_of(files["told"], method)):
+        assert all((other.shown(step, WHOLE)[0].cond["label"] >= 0).all() for step in range(6))
+
+
+@EACH
+def test_a_student_draws_without_a_label_only_if_it_has_learned_to(
+    files: dict[str, str], method: str, tmp_path: Path
+) -> None:
+    """A file from before a student could, which does not say so, has not."""
+    model = phin.load(files[method])
+    assert len(models.samples(model, labels=[-1, 3])) == 2
+    known = describe("old", model.recipe, model.facts)
+    del known["recipe"]["distilled"]["null"]
+    save_weights(tmp_path / "old.safetensors", model.net.state_dict(), known)
+    old = phin.load(tmp_path / "old.safetensors")
+    assert len(models.samples(old, labels=[3])) == 1
+    with pytest.raises(PhinError, match=r"distilled with labels alone, .* \(-1\): give labels, 0 to 9$"):
+        models.samples(old, labels=[3, -1])
 
 
 def test_a_resumed_stage_has_its_teacher(files: dict[str, str]) -> None:
@@ -252,7 +458,11 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     class Stopped(Exception):
         pass
 
-    kind = {"consistency": ConsistencyDistilling, "progressive": ProgressiveDistilling}[method]
+    kind = {
+        "consistency": ConsistencyDistilling,
+        "tuning": ConsistencyTuning,
+        "progressive": ProgressiveDistilling,
+    }[method]
     forward = kind.forward
 
     def dying(self: Distilling, step: int, rows: slice) -> Any:
@@ -315,6 +525,10 @@ def test_levels_of_calls() -> None:
         assert set(made.rungs(calls)) <= set(made.rungs(4))
     assert Progressive(calls=4, start=16).supported == (4,)
     assert Progressive(calls=4, start=16).stages == 2
+    begun = {calls: Progressive(calls=calls).steps for calls in (1, 2, 3, 8, 9, 12, 16)}
+    assert begun == {1: 16, 2: 16, 3: 24, 8: 16, 9: 18, 12: 24, 16: 32}
+    assert Progressive(calls=3).stages == 3
+    assert Tuning(calls=3).supported == (1, 2, 3)
 
 
 def calls_of(model: models.Model, monkeypatch: pytest.MonkeyPatch, **choices: Any) -> int:
@@ -335,6 +549,7 @@ def test_a_call_is_a_call(files: dict[str, str], monkeypatch: pytest.MonkeyPatch
     assert calls_of(model, monkeypatch, steps=1) == 3
     assert calls_of(model, monkeypatch, guidance=2.0) == 6  # its own
     assert calls_of(phin.load(files["progressive"]), monkeypatch) == 6
+    assert [calls_of(phin.load(files["tuning"]), monkeypatch, steps=n) for n in (1, 2)] == [3, 6]
 
 
 def test_what_one_call_draws_is_the_students_word(files: dict[str, str]) -> None:
@@ -354,6 +569,7 @@ def test_what_one_call_draws_is_the_students_word(files: dict[str, str]) -> None
     ("method", "choices", "message"),
     [
         ("consistency", {"steps": 3}, "is distilled to draw in 1 or 2 steps, not in 3: give 1 or 2"),
+        ("tuning", {"steps": 3}, "is distilled to draw in 1 or 2 steps, not in 3: give 1 or 2"),
         ("progressive", {"steps": 1}, "is distilled to draw in 2 steps, not in 1: give 2"),
         ("consistency", {"guidance": 1.0}, "is distilled at guidance 2, not at 1: leave guidance out"),
         ("consistency", {"solver": "heun"}, "is distilled for solver consistency, not heun: leave it out"),
@@ -385,12 +601,21 @@ def test_a_student_is_no_denoiser(files: dict[str, str], tmp_path: Path) -> None
         ("reader", {}, "is a classifier, and no diffusion model to distill"),
         ("consistency", {}, "is distilled already: give its teacher, .*labelled.safetensors"),
         ("points", {"guidance": 2.0}, "is told nothing that could guide it: leave guidance 2 out"),
-        ("labelled", {"method": "magic"}, "unknown method 'magic'; there are consistency, progressive"),
+        (
+            "labelled",
+            {"method": "magic"},
+            "unknown method 'magic'; there are consistency, tuning, progressive",
+        ),
         (
             "labelled",
             {"method": "progressive", "metric": "squared"},
             "method progressive has no metric; it has",
         ),
+        ("told", {"guidance": 2.0}, "never learned to do without its condition: leave guidance 2 out"),
+        ("labelled", {"method": "tuning", "walk": 2}, "method tuning has no walk; it has"),
+        ("labelled", {"method": "tuning", "q": 1.0}, "q = 1.0: a gap that shrinks"),
+        ("labelled", {"method": "tuning", "stages": 0}, "stages = 0: at least 1"),
+        ("labelled", {"method": "tuning", "density": "normal"}, "unknown schedule 'normal'"),
         ("labelled", {"calls": 0}, "calls = 0: at least 1"),
         ("labelled", {"walk": 0}, "walk = 0: at least 1"),
         ("labelled", {"reuse": 0}, "reuse = 0: at least 1"),
@@ -471,6 +696,23 @@ def test_distill_and_draw(files: dict[str, str], run: Callable[..., Any]) -> Non
     assert not Path("p").exists()
     other = run("distill", "--model", files["labelled"], "--guidance", 2, *brief, code=2)
     assert "holds another run (recipe.distilled.guidance is 3.0 there and 2.0 here)" in other["error"]
+
+
+def test_distill_by_other_methods(files: dict[str, str], run: Callable[..., Any]) -> None:
+    brief = ["--steps", 3, "--batch", 10, "--picture-every", 0, "--precision", "float32", "--trackers"]
+    halved = ["distill", "--model", files["labelled"], "--method", "progressive", "--calls", 3, "--start"]
+    wrong = run(*halved, 7, *brief, code=2)["error"]
+    assert "start = 7: 3 calls are halved out of 6, 12, 24, ... steps: give one of these" in wrong
+    run(*halved, 6, "--out", "halved", *brief)
+    recipe = phin.load("halved").recipe
+    assert isinstance(recipe, DiffusionRecipe)
+    assert recipe.distilled == Progressive(files["labelled"], 2.0, 3, -9.0, -1.0, True, 6)
+    run("distill", "--model", files["labelled"], "--method", "tuning", "--out", "tuned", *brief)
+    recipe = phin.load("tuned").recipe
+    assert isinstance(recipe, DiffusionRecipe)
+    assert recipe.distilled == Tuning(files["labelled"], 2.0, null=True)
+    drawn = run("sample", "--model", "tuned", "--label", -1, "--steps", 1, "--out", "o")
+    assert drawn["sampling"]["steps"] == 1
 
 
 def test_nothing_to_distill(files: dict[str, str], run: Callable[..., Any], tmp_path: Path) -> None:

@@ -361,6 +361,12 @@ def conditions(
         every = [_label(label, facts.classes) for label in labels for _ in range(n or 1)]
     if not every:
         raise PhinError("nothing to draw: give labels, or leave them out to have each in turn")
+    distilled = model.recipe.distilled if isinstance(model.recipe, DiffusionRecipe) else None
+    if -1 in every and distilled is not None and not distilled.null:
+        raise PhinError(
+            f"{model.path} was distilled with labels alone, and cannot draw without one (-1): give labels, "
+            f"0 to {facts.classes - 1}"
+        )
     return "label", list(torch.tensor(every)[:, None])
 
 

@@ -19,16 +19,20 @@ class Distill(Command):
     """Make a model that draws in one or two calls, of a trained one."""
 
     model: ModelName = "numbers"
-    method: Literal["consistency", "progressive"] = "consistency"
-    """consistency: every call says where the path of the ODE ends. progressive: DDIM's steps, halved again
-    and again."""
+    method: Literal["consistency", "tuning", "progressive"] = "consistency"
+    """consistency: every call says where the path of the ODE ends. tuning: the same, learned at all levels by
+    steps that shrink. progressive: DDIM's steps, halved again and again."""
     guidance: Guidance = None
     calls: int | None = None
     """Calls of the network a picture, at most; 2 by default."""
     middle: float | None = None
     """Log-SNR of the second of two calls; -1 by default."""
     metric: str | None = None
-    """Of consistency, how far two answers are apart: pseudo_huber(0.03), charbonnier(0.03) or squared."""
+    """Of consistency and tuning, how far two answers are apart: pseudo_huber(0.03), charbonnier(0.03) or
+    squared."""
+    start: int | None = None
+    """Of progressive, the teacher's steps: the calls, doubled several times; by default until there are 16 or
+    more."""
     out: Path | None = None
     """Folder of the run; runs/MODEL-fast by default."""
     train: Annotated[Any, tyro.conf.Suppress] = (
@@ -59,7 +63,7 @@ class Distill(Command):
         from phin import models
         from phin.recipes.distillation import TRAIN, student
 
-        options = self.given("calls", "middle", "metric")
+        options = self.given("calls", "middle", "metric", "start")
         recipe = student(self.model, self.method, self.guidance, self.train or TRAIN, **options)
         name = f"{models.load(self.model).metadata['name']}-fast"
         return trained(recipe, self.out, name, self.command)

@@ -10,6 +10,11 @@ gradient, at a cleaner level s of the same path; where s is the clean end it is 
 to s by any solver. Two calls are a call, new noise at a middle level, and a call there
 (`solvers.MultistepConsistency`).
 
+*Tuning.* The same without a walk, at all levels: from one x and one eps come z_t and z_r, and the student is
+to say at t what it says at r. On the average z_r is where a DDIM step with x̂ leads from z_t, so the target is
+right in the limit of r -> t, to which r goes in the course of the training; where r is 0 the target is x, and
+the training that of a denoiser.
+
 *Progressive.* One DDIM step of the student is to land where two of the teacher land; then the student becomes
 the teacher, and is asked for half as many steps.
 
@@ -17,7 +22,7 @@ Whatever guidance the teacher's denoiser has, the student learns with it: afterw
 
 References:
     Consistency Models (Song et al., 2023), arXiv:2303.01469.
-    Consistency Models Made Easy (Geng et al., 2024), arXiv:2406.14548: tuning of a trained diffusion model.
+    Consistency Models Made Easy (Geng et al., 2024), arXiv:2406.14548: easy consistency tuning, ECT.
     Progressive Distillation (Salimans and Ho, 2022), arXiv:2202.00512.
     On Distillation of Guided Diffusion Models (Meng et al., 2023), arXiv:2210.03142.
 """
@@ -64,8 +69,7 @@ def consistency_target(student: Select, z: Tensor, level: Level, end: Tensor) ->
     """What a point of a path says of its end: z / alpha at the clean end, elsewhere the student's word.
 
     Where z is a step of a walk that began at z_t, this is what the student is to say at z_t; the gradient is
-    not to go through it. With the data x as the teacher's x̂ the walk needs no teacher, and this is
-    consistency training: the target is right on the average, in the limit of short steps.
+    not to go through it.
 
     Args:
         student: Rows of the batch -> the student of these examples.
@@ -83,6 +87,56 @@ def consistency_target(student: Select, z: Tensor, level: Level, end: Tensor) ->
         said = student(rows)(z[rows], level._make(field[rows] for field in level)).x
         target = target.index_copy(0, rows, said.to(target))
     return target
+
+
+def nearer(t: Tensor, stage: int, q: float = 2.0, k: float = 8.0, b: float = 1.0) -> Tensor:
+    """ECT's mapping function: of a pair of levels the cleaner one, r, in each stage nearer to t.
+
+        r = t max(1 - n(t) / q^stage, 0),    n(t) = 1 + k sigmoid(-b t).
+
+    Args:
+        t: sigma / alpha of the noisier level, of any shape.
+        stage: 1, 2, ...; the code of the paper counts from 0, and has q^(stage + 1).
+        q: By how much the gap shrinks from stage to stage.
+        k: Where noise is low the gap is 1 + k / 2 times as wide as where it is high.
+        b: How soon noise is high.
+
+    Raises:
+        ValueError: If stage < 1 or q <= 1.
+
+    References:
+        Consistency Models Made Easy (Geng et al., 2024), arXiv:2406.14548: the mapping function p(r | t) of
+            its training schedule, with k = 8 and b = 1.
+    """
+    if not (stage >= 1 and 1 < q < math.inf):
+        raise ValueError(f"a pair of levels needs stage >= 1 and q > 1, not {stage}, {q}")
+    return t * (1 - (1 + k * torch.sigmoid(-b * t)) / q**stage).clamp(min=0)
+
+
+def tuning_target(student: Denoise, x: Tensor, z: Tensor, t: Level, r: Level, end: Tensor) -> Tensor:
+    """What a student is to say of z_t: its own word on z_r with the same x and eps; x itself where r is 0.
+
+        z_r = alpha_r x + sigma_r eps,    eps = (z_t - alpha_t x) / sigma_t.
+
+    With a teacher's x̂ in place of the data, this is its DDIM step from t to r, and what guidance it has goes
+    into the student. The gradient is not to go through the target.
+
+    Args:
+        student: The student, its condition bound; asked of the whole batch, so that its dropout can be that
+            of its word on z_t.
+        x: The data that z_t was made of (B, ...), or a teacher's x̂ of z_t.
+        z: z_t (B, ...).
+        t: Its levels (B, 1, ..., 1).
+        r: Cleaner levels, likewise; any where r is 0.
+        end: Whether r is 0, for each example (B,).
+
+    References:
+        Consistency Models Made Easy (Geng et al., 2024), arXiv:2406.14548; with a teacher, Consistency Models
+            (Song et al., 2023), arXiv:2303.01469, algorithm 2, by Euler's method.
+    """
+    eps = (z - t.alpha * x) / t.sigma
+    said = student(r.alpha * x + r.sigma * eps, r).x
+    return torch.where(end.view(-1, *[1] * (z.ndim - 1)), x, said.to(x))
 
 
 def progressive_target(teacher: Denoise, z: Tensor, t: Level, m: Level, s: Level) -> Tensor:

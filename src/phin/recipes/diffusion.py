@@ -24,7 +24,7 @@ from phin.nets.mlp import MLP, MLPConfig
 from phin.nets.posterior import Posterior
 from phin.nets.unet import UNet, UNetConfig
 from phin.recipes.base import Facts, Recipe, finite
-from phin.recipes.distillation import Consistency, Progressive, taught
+from phin.recipes.distillation import Consistency, Progressive, Tuning, taught
 from phin.recipes.latent import encoded
 from phin.registry import build
 from phin.sampling import SampleConfig
@@ -75,7 +75,7 @@ class DiffusionRecipe(Recipe):
     """Train on images of 8 bits with uniform noise as wide as their steps: for likelihoods by the ODE."""
     measure: int = 0
     """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
-    distilled: Consistency | Progressive | None = None
+    distilled: Consistency | Tuning | Progressive | None = None
     """What it is distilled from, and how; None is trained on the data alone (`phin distill`)."""
     train: TrainConfig = TrainConfig(minutes=10, batch=64, lr=3e-3)
     sample: SampleConfig = SampleConfig()

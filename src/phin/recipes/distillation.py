@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from phin.diffusion.distill import METRICS
+from phin.diffusion.level import SCALINGS
+from phin.diffusion.schedules import SCHEDULES
 from phin.diffusion.solvers import SOLVERS
 from phin.errors import PhinError
 from phin.registry import build
@@ -38,6 +40,8 @@ class Distillation(abc.ABC):
     """Log-SNR of the first call."""
     middle: float = -1.0
     """Log-SNR half-way: of two calls, that of the second."""
+    null: bool = False
+    """Whether it learns to draw without its condition, too: of the recipe's `drop` of the examples."""
 
     solver: ClassVar[str]
     """How it is sampled."""
@@ -137,7 +141,46 @@ class Consistency(Distillation):
         solver, metric = build(self.walker, SOLVERS, "solver"), build(self.metric, METRICS, "metric")
         rungs = self.rungs(self.calls)
         return ConsistencyDistilling(
-            denoising, teacher, sampling, rungs, self.walk, solver, metric, self.reuse
+            denoising, teacher, sampling, rungs, self.null, self.walk, solver, metric, self.reuse
+        )
+
+
+@dataclass(frozen=True)
+class Tuning(Distillation):
+    """Consistency, learned at all levels from pairs of neighbours that draw nearer to each other."""
+
+    density: str = "lognormal(mean=-1.1, std=2.0)"
+    """Schedule whose levels, at uniform times from the first call's to the clean end, are learned."""
+    metric: str = "pseudo_huber(0.00054)"
+    """How far answers are apart: pseudo_huber(0.00054), charbonnier(0.03), squared."""
+    q: float = 2.0
+    """By how much the gap between two neighbours shrinks from stage to stage."""
+    stages: int = 8
+    """Equal parts of the budget."""
+
+    solver: ClassVar[str] = "consistency"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        build(self.density, SCHEDULES, "schedule", SCALINGS)
+        build(self.metric, METRICS, "metric")
+        if not 1 < self.q < math.inf:
+            raise PhinError(f"q = {self.q}: a gap that shrinks needs more than 1, such as 2")
+        if self.stages < 1:
+            raise PhinError(f"stages = {self.stages}: at least 1 is needed")
+
+    @property
+    def supported(self) -> tuple[int, ...]:
+        """All up to its calls: it knows every level."""
+        return tuple(range(1, self.calls + 1))
+
+    def task(self, denoising: "Denoising", teacher: "Denoiser", sampling: SampleConfig) -> "Task":
+        from phin.training.distilling import ConsistencyTuning
+
+        density = build(self.density, SCHEDULES, "schedule", SCALINGS)
+        metric, rungs = build(self.metric, METRICS, "metric"), self.rungs(self.calls)
+        return ConsistencyTuning(
+            denoising, teacher, sampling, rungs, self.null, density, metric, self.q, self.stages
         )
 
 
@@ -145,14 +188,14 @@ class Consistency(Distillation):
 class Progressive(Distillation):
     """Every step of DDIM lands where two of the teacher land; and again, until there are so few."""
 
-    start: int = 16
-    """Steps of DDIM that the teacher takes; its number of calls, doubled several times."""
+    start: int | None = None
+    """Steps of DDIM that the teacher takes: its calls, doubled several times; None is until there are 16."""
 
     solver: ClassVar[str] = "ddim"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        times = math.log2(max(self.start / self.calls, 1))
+        times = math.log2(max(self.steps / self.calls, 1))
         if not (times >= 1 and times.is_integer()):
             raise PhinError(
                 f"start = {self.start}: {self.calls} calls are halved out of {2 * self.calls}, "
@@ -160,9 +203,16 @@ class Progressive(Distillation):
             )
 
     @property
+    def steps(self) -> int:
+        """Steps of DDIM that the teacher takes."""
+        if self.start is not None:
+            return self.start
+        return self.calls * 2 ** max(1, math.ceil(math.log2(16 / self.calls)))
+
+    @property
     def stages(self) -> int:
         """How often the steps are halved."""
-        return round(math.log2(self.start / self.calls))
+        return round(math.log2(self.steps / self.calls))
 
     @property
     def supported(self) -> tuple[int, ...]:
@@ -173,7 +223,7 @@ class Progressive(Distillation):
         from phin.training.distilling import ProgressiveDistilling
 
         rungs, last = self.rungs(self.calls), 2 * self.middle - self.first
-        return ProgressiveDistilling(denoising, teacher, sampling, rungs, last, self.stages)
+        return ProgressiveDistilling(denoising, teacher, sampling, rungs, self.null, last, self.stages)
 
 
 def student(
@@ -204,12 +254,17 @@ def student(
         raise PhinError(f"method {method} has no {min(unknown)}; it has {', '.join(known)}")
     _, recipe, facts = taught(source)
     scale = recipe.sample.guidance if guidance is None else guidance
-    if scale != 1 and not (facts.classes or facts.vocabulary or facts.alphabet or recipe.degrade):
+    told = bool(facts.classes or facts.vocabulary or facts.alphabet or recipe.degrade)
+    null = told and recipe.drop > 0
+    if scale != 1 and not null:
         if guidance is not None:
-            raise PhinError(f"{source} is told nothing that could guide it: leave guidance {guidance:g} out")
+            why = (
+                "never learned to do without its condition" if told else "is told nothing that could guide it"
+            )
+            raise PhinError(f"{source} {why}: leave guidance {guidance:g} out")
         scale = 1.0
     first, end = replace(recipe.sample, steps=2).levels().log_snr.tolist()
-    distilled = kind(teacher=source, guidance=scale, **{"first": round(first, 3), **options})
+    distilled = kind(teacher=source, guidance=scale, **{"first": round(first, 3), "null": null, **options})
     if (last := distilled.rungs(distilled.calls)[-1]) >= end:
         raise PhinError(
             f"middle = {distilled.middle:g}: the last call would be at log-SNR {last:g}, and the ladder of "
@@ -240,5 +295,9 @@ def taught(source: str) -> "tuple[Denoiser, DiffusionRecipe, Facts]":
     return model.net, model.recipe, model.facts
 
 
-DISTILLATIONS: dict[str, type[Distillation]] = {"consistency": Consistency, "progressive": Progressive}
+DISTILLATIONS: dict[str, type[Distillation]] = {
+    "consistency": Consistency,
+    "tuning": Tuning,
+    "progressive": Progressive,
+}
 """Name -> its recipe."""

@@ -86,14 +86,7 @@ class Denoising(Task):
         shown = self.shown if self.device.type == "cpu" else self._ahead
         (x, cond, total), eps = shown(step, rows)
         t, weight = (drawn[rows] for drawn in self._drawn(step, total))
-        if self.drop and cond:
-            draws = torch.from_numpy(stream(self.seed, "drop", step).random(total))[rows]
-            others = self.drop * (2 if "image" in cond else 1)
-            shares = {name: self.drop if name == "image" else others for name in cond}
-            cond = {
-                k: v.masked_fill((draws < shares[k]).view(-1, *[1] * (v.ndim - 1)), -1)
-                for k, v in cond.items()
-            }
+        cond = self.dropped(step, rows, cond, total)
         terms = self._terms(self.model, self._given(self.model, cond), x, t, eps)
         # Uniform times have nothing to learn, and what does not learn need not be told.
         weighed = None if isinstance(self.times, Uniform) else weight.to(terms.loss)
@@ -109,6 +102,17 @@ class Denoising(Task):
         numbers = [step * self.batch + place for place in range(*rows.indices(total))]
         eps = normal(self.seed, "noise", numbers, x.shape[1:])
         return Batch(self._spread(x, self.seed, numbers), cond, total), eps
+
+    def dropped(self, step: int, rows: slice, cond: dict[str, Tensor], total: int) -> dict[str, Tensor]:
+        """The condition of rows of the batch of a step, left out (-1) of `drop` of the batch."""
+        if not self.drop:
+            return cond
+        draws = torch.from_numpy(stream(self.seed, "drop", step).random(total))[rows]
+        others = self.drop * (2 if "image" in cond else 1)
+        shares = {name: self.drop if name == "image" else others for name in cond}
+        return {
+            k: v.masked_fill((draws < shares[k]).view(-1, *[1] * (v.ndim - 1)), -1) for k, v in cond.items()
+        }
 
     def fewest(self, batch: int) -> int:
         """Of `numbers`, with cells for a batch, there are fewer."""

@@ -106,6 +106,10 @@ class Task(nn.Module, abc.ABC):
         """The task's own buffers, by name."""
         return {name: t for name, t in self.named_buffers() if not name.startswith("model.")}
 
+    def lap(self, progress: float) -> float:
+        """How far along its curve the learning rate is at a share of the budget; a stage may have its own."""
+        return progress
+
     def fewest(self, batch: int) -> int:
         """The fewest examples that a step with this batch has."""
         return batch
@@ -280,7 +284,8 @@ def fit(
             stop = interruptions > 0
 
             if all(map(math.isfinite, (mean, *lengths))):
-                lr = config.learning_rate((state.step + 0.5) / config.steps if config.steps else clocked)
+                share = (state.step + 0.5) / config.steps if config.steps else min(clocked, 1.0)
+                lr = config.learning_rate(task.lap(share))
                 optimizer.step(lr)
                 ema.update(state.step + 1 - state.skipped)
                 meter.add(agreed[-len(told) :], *lengths)
