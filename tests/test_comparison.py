@@ -26,6 +26,7 @@ from phin import models
 from phin.cli import main
 from phin.comparison import Plan, compare, measures, page, walks
 from phin.comparison.entrants import enter
+from phin.comparison.measures import Measures
 from phin.comparison.page import Cell, Line
 from phin.data.base import Images, Part, Which
 from phin.diffusion.editing import slerp
@@ -33,6 +34,7 @@ from phin.diffusion.noise import Noise, seeded
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, costs, pictures
 from phin.evaluation.costs import operations
+from phin.families.autoencoder import Autoencoder
 from phin.families.base import OneShot
 from phin.families.gan import GANConfig
 from phin.families.vae import VAEConfig
@@ -117,7 +119,7 @@ def placed() -> Iterator[None]:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes most of the time is left out: counting operations, and drawing the page."""
-    monkeypatch.setattr(pictures, "costs", lambda model, data: {"parameters": 1, "training_flops": 1.0})
+    monkeypatch.setattr(measures, "costs", lambda model, data: {"parameters": 1, "training_flops": 1.0})
     monkeypatch.setattr("phin.comparison.report_page", lambda *_: "")
 
 
@@ -252,6 +254,81 @@ def test_minutes_are_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         enter(["fashion-mnist-vae"], epochs=1, data="mnist")[0][0].name
         == "fashion-mnist-vae-of-mnist-1-epochs"
     )
+
+
+class Wide(Brightness):
+    """As many features as Inception-v3 has; and nobody looks before all is known to be right."""
+
+    dims = 2048
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        return forbid()
+
+
+def many(train: int, test: int) -> Images:
+    sizes: dict[Which, int] = {"train": train, "valid": 1, "test": test}
+    return Images(
+        "many", {which: Part(torch.zeros(n, 1, 1, 1, dtype=torch.uint8)) for which, n in sizes.items()}
+    )
+
+
+def test_curves_are_of_as_many_pictures_as_the_features_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,277 less a tenth of them, 228, are 2,049: the least of which 2,048 features have a covariance."""
+    with pytest.raises(PhinError, match=r"^n_curve = 2,000, for the points of the curves: 2,000 test"):
+        Measures(many(3000, 2500), Wide(), Plan(n_curve=2000))
+    with pytest.raises(PhinError, match=r"^n_curve = 2,276, .*: 2,276 test pictures are too few"):
+        Measures(many(3000, 2500), Wide(), Plan(n_curve=2276))
+    with pytest.raises(PhinError, match=r"^2,276 test pictures are too few for the 2,048 features"):
+        Measures(many(3000, 2276), Wide())
+    monkeypatch.setattr(measures, "Reference", lambda data, features, plan: plan)
+    for (train, test), features, expected in (
+        ((3000, 2500), Wide(), 2277),
+        ((2277, 2277), Wide(), 2277),
+        ((3000, 2500), Brightness(), 2000),
+        ((78, 50), Brightness(), 78),
+    ):
+        assert Measures(many(train, test), features).fewer.n == expected  # pyright: ignore
+
+
+def test_a_model_that_collapsed_is_named_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One draws a single picture, another has no numbers left: both are told of, once measured for good."""
+
+    def generate(net: OneShot, cond: Any, seed: int, indices: Any, noise: Any = None) -> Tensor:
+        drawn = torch.full((len([*indices]), 1, 8, 8), 0.25)
+        return drawn if isinstance(net, Autoencoder) else drawn * math.nan
+
+    monkeypatch.setattr(models, "generate", generate)
+    monkeypatch.setattr(measures, "costs", lambda model, data: {"parameters": 1, "training_flops": 1.0})
+    words = ["tiny-vae:1", "tiny-ddpm:1", "tiny-gan:1"]
+    found = compare(words, out=tmp_path, plan=PLAN)
+    vae, ddpm, gan = found["models"]
+    assert "all 40 pictures that" in vae["quality"]["none"]
+    assert "tiny-vae-1-epochs" in vae["quality"]["none"]
+    assert "not finite" in gan["quality"]["none"]
+    assert {"none", "n", "calls", "step"} <= vae["by_time"][0].keys()
+    assert ddpm["quality"]["measures"]["frechet"]["value"] > 0
+    assert vae["parameters"] == 1
+    assert vae["quality"]["active"] == measures.active(phin.load(vae["folder"]), DATA)["active"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    seen = Seen_(text)
+    rows = {row[0].split(" n = ")[0]: row[1:] for row in seen.rows if len(row) == 5}
+    assert [cell == page.NONE for cell in rows["FID (brightness)"]] == [True, False, True, False]
+    one = ddpm["quality"]["measures"]["frechet"]
+    low, high = (f"{end:.3g}" for end in one["interval"])
+    assert f'title="95 %: {low} to {high}; n = 40 against 40 (test)"' in text
+    assert rows["active units of its latents by level"][0].endswith(" of 4")
+    assert re.search("tiny-vae, 1 epoch: no figures of what it draws, for all 40 pictures that", text)
+    assert "tiny-gan, 1 epoch: none after 2 steps of training, for sample 0" in text
+    assert page.nearest(found).startswith(f"Nearest to the data is {ddpm['title']}")
+    assert page.rows(found)[1][1] == page.NONE
+    monkeypatch.setattr(pictures, "evaluate", forbid)
+    assert compare(words, out=tmp_path, plan=PLAN)["models"] == found["models"]
+    alone = {**found, "models": [vae, gan]}
+    assert page.nearest(alone) == "Nothing that any of them drew could be measured."
+    assert "nearest to the data" not in page.tiles(alone, page.groups(alone))
+    assert 'class="why"' in "".join(page._reasons(alone["models"]))
 
 
 # Once is enough
@@ -513,9 +590,8 @@ REFUSED = [
     ("swiss-roll --minutes 1", "swiss-roll is no set of single pictures"),
     ("tiny --epochs 1 --data nowhere", "there is no data set 'nowhere'"),
     ("tiny --epochs 1 --data folder:nowhere", "nowhere"),
-    ("tiny --epochs 1 -n 79", "mnist has 78 training pictures"),
     ("tiny --epochs 1 -n 3", "n = 3 is too few"),
-    ("tiny --epochs 1 --n-curve 3", "n = 3 is too few"),
+    ("tiny --epochs 1 --n-curve 3", "n_curve = 3, for the points of the curves: n = 3 is too few"),
     ("tiny --epochs 1 --n-nll 51", "mnist has 50 test images"),
     ("tiny --epochs 1 --n-nll 1", "at least 2 images"),
     ("tiny --epochs 1 --ladder 5 0", "0 steps are too few"),

@@ -29,8 +29,11 @@ from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, evaluate, pictures, rows, summary
 from phin.evaluation.costs import costs, operations
 from phin.evaluation.drawing import Drawing
+from phin.evaluation.reconstructed import root_mean
 from phin.families.base import OneShot
+from phin.families.elbo import Path as Path_
 from phin.families.latent import KLAutoencoder
+from phin.families.likelihood import Laplace
 from phin.metrics.density_coverage import coverage
 from phin.metrics.features import Features, Seen
 from phin.metrics.frechet import frechet_distance, moments
@@ -165,6 +168,116 @@ def test_labels_are_asked_for_and_read(mnist: Images) -> None:
     assert (label["right"], label["n"], label["rate"], label["real_rate"]) == (200, 200, 1, 1)
     assert of(Squares(shift=1))["label"]["right"] == 0
     assert "label" not in of(Squares(), labelled=False)
+
+
+def test_more_pictures_than_there_are_real_ones_have_a_floor_of_fewer(mnist: Images) -> None:
+    """By the test split, and by all that training could see, of which there are 301 and 260."""
+    eye, test, train, valid = Brightness(), *(mnist.split(w).x for w in ("test", "train", "valid"))  # pyright: ignore
+    by = {"test": (test, train), "train": (torch.cat([train, valid]), test)}
+    for split, (real, others) in by.items():
+        plan = replace(PLAN, n=700, reference=split)  # pyright: ignore
+        reference = Reference(mnist, eye, plan)
+        assert reference.label is not None
+        assert torch.equal(reference.label[len(others) :], reference.label[: 700 - len(others)])
+        found = pictures.evaluate(model(), reference).figures
+        frechet = found["measures"]["frechet"]
+        assert (frechet["n"], frechet["reference"]) == (700, {"split": split, "n": len(real)})
+        assert (frechet["floor"]["n"], frechet["over_floor"]) == (len(others), None)
+        a, b = (moments(eye(to_integers(x)).features) for x in (others, real))
+        assert frechet["floor"]["value"] == pytest.approx(frechet_distance(a, b), rel=1e-6)
+        drawn = torch.stack(models.samples(model(), labels=reference.label.tolist()))
+        c = moments(eye(to_integers(drawn)).features)
+        assert frechet["value"] == pytest.approx(frechet_distance(c, b), rel=1e-6)
+        assert found["measures"]["recall"]["over_floor"] > 0  # of 100 each, as all that goes by the first
+        assert (found["label"]["right"], found["label"]["reference"]["n"]) == (700, len(real))
+        assert found["memorisation"]["train"] == {"test": 301, "train": 561}[split]
+        assert found["memorisation"]["pixels"]["nearer"]["reference"] == {"split": "test", "n": 50}
+        said = {"test": "240 of the test split; real: 301 training", "train": "could see; real: 240 test"}
+        assert said[split] in summary(found | {"parameters": 1})
+        assert "(n = " in rows(found)[2][2]
+
+
+class Slow(Brightness):
+    """Brightness, which is kept; and how many pictures were looked at."""
+
+    identity = "brightness by sight"
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        self.looked += len(pictures)
+        return super().__call__(pictures)
+
+
+def test_what_a_slow_network_makes_of_real_pictures_is_kept(
+    mnist: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHIN_CACHE", str(tmp_path))
+    counts, known = list[int](), Reference(mnist, Brightness(), PLAN)
+
+    def look(identity: str = Slow.identity, **plan: Any) -> None:
+        eye = Slow()
+        eye.identity = identity
+        found = Reference(mnist, eye, replace(PLAN, **plan))
+        counts.append(eye.looked)
+        if not plan:
+            assert found.floor == known.floor
+            assert torch.equal(found.near_features, known.near_features)
+            assert found.test.rate == known.test.rate
+
+    look()
+    look()
+    look(n=100)  # other test pictures, and the same of all training pictures
+    look(seed=1)
+    look("another")
+    assert counts == [200 + 301, 0, 100, 200 + 301, 200 + 301]
+    for path in (tmp_path / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    look()
+    assert counts[-1] == 200 + 301
+    monkeypatch.setenv("PHIN_CACHE", "/proc/phin")
+    look()  # where nothing can be kept, it goes on
+    assert counts[-1] == 200 + 301
+
+
+class Brighten(KLAutoencoder):
+    """Gives pictures back five levels brighter, and of its latents one tells the brightness."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.likelihood, self.anything = Laplace(1.0), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> tuple[Tensor, Path_]:
+        z = x[:, :, ::14, ::14].flatten(1)
+        return x + 10 / 255, Path_(z, (z,), z.sum(1), (z,))
+
+
+def test_an_autoencoder_for_latents_is_measured_by_what_it_gives_back(tmp_path: Path) -> None:
+    found = of(Brighten(), PicturePlan(n=150), out=tmp_path)
+    made = found["reconstructed"]
+    assert (made["rmse"]["value"], made["rmse"]["error"]) == pytest.approx((5, 0), abs=1e-6)
+    assert made["frechet"]["value"] == pytest.approx(2 * (5 / LOW) ** 2, rel=1e-4)  # two means, both shifted
+    assert (made["label"]["right"], made["label"]["real_rate"]) == (150, 1)
+    for one in made.values():
+        assert (one["n"], one["reference"]) == (150, {"split": "test", "n": 150})
+    assert found["active"]["levels"] == [{"active": 1, "units": 4}]
+    assert "measures" not in found
+    assert found["parameters"] == 1
+    assert "no picture, and not measured" in summary(found)
+    assert "z_1 1 of 4" in summary(found)
+    assert [row[1] for row in rows(found)[1:3]] == ["0.08 ± " + rows(found)[1][1].split()[2], "5 ± 0"]
+    assert np.asarray(Image.open(tmp_path / "samples.png")).shape == (2 * 30 + 2, 10 * 30 + 2)
+    with pytest.raises(PhinError, match="compared = 20 is for models that draw pictures from nothing"):
+        of(Brighten(), PicturePlan(n=150, compared=20))
+
+
+def test_the_error_of_a_root_mean_square_is_its_spread() -> None:
+    squares = torch.from_numpy(np.random.default_rng(0).exponential(4, (300, 400)))
+    found = [root_mean(row) for row in squares]
+    assert np.mean([one.value for one in found]) == pytest.approx(2, rel=0.01)
+    spread = np.std([one.value for one in found])
+    assert np.sqrt(np.mean([one.error**2 for one in found])) == pytest.approx(spread, rel=0.2)
 
 
 def test_models_are_told_apart() -> None:
@@ -372,6 +485,9 @@ def test_operations_of_training_are_counted(tmp_path: Path) -> None:
     assert operations(made, data) == 3 * forward - first
     assert known["training_flops"] == 63 * operations(made, data)
     assert known["training_minutes"] == pytest.approx(run.seconds / 60, rel=0.2)
+    found = evaluate(made)  # as of every kind of model
+    assert found == found | known
+    assert all(f"{number}" in summary(found) for number in ("parameters", "minutes and", "operations"))
     assert known["parameters"] == sum(p.numel() for p in net.parameters())
     before = torch.random.get_rng_state()
     operations(made, data)
@@ -417,10 +533,9 @@ def refusals() -> list[tuple[Callable[[], object], str]]:
     return [
         (lambda: PicturePlan(n=19), "n = 19 is too few"),
         (lambda: PicturePlan(kept=0), "kept = 0 is too few"),
-        (lambda: of(Squares(), PicturePlan(n=302)), "n = 302: mnist has 301 training pictures"),
         (
             lambda: of(Faulty(lambda n: blank.expand(n, -1, -1, -1))),
-            "all 200 pictures that it drew look the same",
+            "all 200 pictures that squares drew look the same",
         ),
         (
             lambda: of(Faulty(lambda n: nothing.expand(n, -1, -1, -1))),
@@ -442,7 +557,7 @@ def refusals() -> list[tuple[Callable[[], object], str]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(8))
 def test_what_cannot_be_measured_is_refused(number: int) -> None:
     call, message = refusals()[number]
     with pytest.raises(PhinError, match=message):
@@ -479,6 +594,11 @@ def test_a_bad_model_is_one_line_and_code_2(
     for words, message in (
         (f"{own} -n 100 --features digit-reader", "100 test pictures are too few for the 128 features"),
         (f"{own} -n 5", "n = 5 is too few"),
+        (f"{own} --n-unseen 5", "--n-unseen 5 is for models of another kind than"),
+        (f"{own} --compared 5", "compared = 5 is too few"),
+        (f"{reader} -n 50", "--n 50 is for models of another kind than"),
+        (f"{reader} --features inception", "--features inception is for models of another kind"),
+        (f"{reader} --steps 3", "--steps 3 is for models of another kind"),
         (f"{own} -n 50 --features {tmp_path}/broken.safetensors", "feature 0 of picture 0 is nan"),
         (f"{labelled} --features {reader}", "takes pictures of 1 x 28 x 28, not of 1 x 8 x 8"),
         (f"{labelled}", "Inception-v3 needs torch-fidelity"),

@@ -2,6 +2,7 @@ import json
 import math
 from functools import reduce
 from operator import add
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -143,15 +144,26 @@ def test_the_error_of_a_rate_is_half_of_wilsons_interval(n: int, share: float):
     assert rate.error > 0
 
 
+@given(st.integers(1, 10_000), st.floats(0, 1))
+def test_the_interval_of_a_rate_has_all_that_the_score_test_does_not_reject(n: int, share: float):
+    rate, z = Rate(round(share * n), n), NormalDist().inv_cdf(0.975)
+    # the rates p that are z standard deviations away from what was seen: (seen - p)^2 = z^2 p (1 - p) / n
+    roots = sorted(np.roots([1 + z * z / n, -2 * rate.value - z * z / n, rate.value**2]).real)
+    assert rate.interval == pytest.approx(roots, abs=1e-6)
+    assert 0 <= rate.interval[0] < rate.interval[1] <= 1
+
+
 def test_a_rate_beside_that_of_real_pictures_has_a_share_where_there_is_one() -> None:
     made, real = Rate(3, 4), Rate(6, 7)
     found = made.beside(real)
     assert (found["right"], found["n"], found["rate"], found["error"]) == (3, 4, 0.75, made.error)
     assert (found["real_rate"], found["real_error"]) == (6 / 7, real.error)
     assert found["share"] == pytest.approx(0.75 * 7 / 6)
+    assert found["reference"] == {"split": "test", "n": 7}
+    assert (found["interval"], found["real_interval"]) == ([*made.interval], [*real.interval])
     assert made.beside(Rate(0, 7))["share"] is None  # of nothing read right
     nothing = Rate(0, 0).beside(Rate(0, 0))
-    assert nothing.pop("n") == nothing.pop("right") == 0
+    assert nothing.pop("n") == nothing.pop("right") == nothing.pop("reference")["n"] == 0
     assert set(nothing.values()) == {None}
     assert Rate(0, 7).beside(real)["share"] == 0
     assert Rate.of(torch.tensor([True, False, True])) == Rate(2, 3)

@@ -22,6 +22,7 @@ from phin.errors import PhinError
 from phin.families.autoencoder import Autoencoder, Chain
 from phin.families.elbo import importance_weighted
 from phin.families.likelihood import DiscretizedLogistic
+from phin.metrics import activity
 from phin.metrics.elbo import BOUNDS
 from phin.metrics.likelihood import Options, measure
 from phin.nets.resnet import LabelEmbedding, Modulated
@@ -105,6 +106,36 @@ def test_the_gain_of_weights_is_beside_the_bound_at_the_same_draws() -> None:
     assert found.calls.tolist() == [10, 10, 10]
 
 
+class Told(nn.Module):
+    """The mean and log-variance of one latent: so many times what is seen."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.slope * x.flatten(1), torch.full((len(x), 1), -1.2)], 1)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "active"), [((0.9, 0.8), [1, 1]), ((0.9, 0.0), [1, 0]), ((0.0, 0.8), [0, 0])]
+)
+def test_a_level_that_tells_nothing_of_the_image_has_collapsed(
+    slopes: tuple[float, float], active: list[int]
+) -> None:
+    """In the last, the upper level follows the lower one's every draw: its means vary, but not with x."""
+    encode = [Modulated(Told(slope)) for slope in slopes]
+    decode = [Modulated(Told(0.5)), Modulated(Decode())]
+    net = Chain(encode, decode, 1, LabelEmbedding(0, 4), DiscretizedLogistic())
+    x = from_integers(torch.arange(2000).remainder(256).to(torch.uint8)).view(-1, 1, 1, 1)
+    found = activity.activity(net, Batch(x, {}, 2000))
+    assert found == {"n": 1000, "levels": [{"active": k, "units": 1} for k in active]}
+    said = activity.in_words(found)
+    assert f"z_1 {active[0]} of 1, z_2 {active[1]} of 1" in said
+    gone = {(1, 1): "", (1, 0): "z_2 has", (0, 0): "z_1 and z_2 have"}[active[0], active[1]]
+    assert said.endswith(f"{gone} collapsed, telling nothing of an image" if gone else "z_2 1 of 1")
+
+
 # --- the command
 
 
@@ -168,6 +199,9 @@ def test_the_command_tells_all_that_its_figure_depends_on(
         assert facts | expected | known == facts
         assert {"png", "webp", "png_tall", "webp_tall"} == set(facts["lossless"])
         assert "levels" not in facts
+        units = models.load(file).net(torch.zeros(2, 1, 8, 12), torch.randn_like)[1].means
+        assert [level["units"] for level in facts["active"]["levels"]] == [m.shape[1] for m in units]
+        assert activity.in_words(facts["active"]) in nll.summary(facts)
         said = nll.summary(facts) + str(nll.rows(facts))
         for text in (f"{facts['bits_per_dim']['value']:.4f}", "96 dimensions", "3 ", "WebP, lossless"):
             assert text in said

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from phin.errors import PhinError
 from phin.metrics.density_coverage import coverage, density
+from phin.metrics.figure import figure
 from phin.metrics.frechet import frechet_distance, frechet_estimate, moments
 from phin.metrics.inception_score import certainty, inception_score
 from phin.metrics.jackknife import GROUPS, REACH, Estimate, jackknife
+from phin.metrics.jackknife import mean as mean_of
 from phin.metrics.kernel import kernel_distance
+from phin.metrics.measures import MEASURES
 from phin.metrics.memorisation import copying, nearest
 from phin.metrics.precision_recall import precision, recall
 
@@ -54,6 +57,24 @@ def test_the_jackknife_of_a_mean_is_its_standard_error(values: list[float]) -> N
 def test_the_interval_is_students() -> None:
     assert pytest.approx(scipy.stats.t.ppf(0.975, GROUPS - 1), rel=1e-9) == REACH
     assert Estimate(1.0, 0.5).interval == (1 - REACH / 2, 1 + REACH / 2)
+    x = torch.tensor([1.0, 2.0, 4.0])  # of a mean, there are no groups
+    assert mean_of(x).interval[1] == pytest.approx(
+        7 / 3 + scipy.stats.norm.ppf(0.975) * float(x.std()) / 3**0.5
+    )
+
+
+def test_a_figure_is_told_with_all_that_it_depends_on_and_ends_where_it_has_to() -> None:
+    told = figure(Estimate(0.5, 1.0), 70, "train", 30)
+    assert told == {
+        "value": 0.5,
+        "error": 1.0,
+        "interval": [0.0, 0.5 + REACH],
+        "n": 70,
+        "reference": {"split": "train", "n": 30},
+    }
+    assert figure(Estimate(0.9, 0.1), 5, "test", ends=(0.0, 1.0))["interval"] == [0.9 - REACH * 0.1, 1.0]
+    assert MEASURES["kernel"].ends[0] == -math.inf  # of an unbiased estimate, which falls on either side
+    assert all(measure.ends[0] >= 0 for name, measure in MEASURES.items() if name != "kernel")
 
 
 def test_the_interval_of_a_frechet_distance_has_the_truth_in_it_as_often_as_it_says() -> None:

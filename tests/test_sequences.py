@@ -178,10 +178,10 @@ class Imitator(OneShot):
         return self.change(load(self.name).train(key, 0, count).x)
 
 
-def figures_of(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def figures_of(name: str, change: Callable[[Tensor], Tensor], **more: Any) -> dict[str, Any]:
     facts = Facts.of(load(name))
     model = Model(Imitator(name, change), replace(RECIPE, data=name), facts, {}, Path("model"))
-    return evaluate(model, plan=PicturePlan(n=600))
+    return evaluate(model, **{"plan": PicturePlan(n=600), **more})
 
 
 def test_a_model_of_the_law_has_no_more_error_than_real_data_have() -> None:
@@ -194,6 +194,13 @@ def test_a_model_of_the_law_has_no_more_error_than_real_data_have() -> None:
             assert found["value"] < found["floor"]["value"] + 4 * (found["floor"]["error"] + found["error"])
         assert len(rows(figures)) == 1 + len(applies) + (name == "angles")
     assert figures["off_circle"]["drawn"]["value"] < 1e-6
+    for found in (*figures["statistics"].values(), figures["off_circle"]["real"]):
+        assert (found["n"], found["reference"]) == (600, {"split": "test", "n": 600})
+        assert 0 <= found["interval"][0] <= found["value"] <= found["interval"][1]
+    with pytest.raises(PhinError, match="features inception look at pictures, and model draws none"):
+        figures_of("sines", lambda x: x, features="inception")
+    with pytest.raises(PhinError, match="compared = 30 is for models that draw pictures"):
+        figures_of("sines", lambda x: x, plan=PicturePlan(n=600, compared=30))
 
 
 def test_a_model_of_another_law_is_found_out() -> None:

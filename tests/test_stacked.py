@@ -102,11 +102,16 @@ def test_a_mode_is_the_number_that_the_layers_read() -> None:
 
 def test_pictures_are_counted_by_modes_over_batches() -> None:
     modes = torch.tensor([5, 5, 5, 17, 17, 830])
-    found = tally(count(Shades(), iter([pictures(modes[:2]), pictures(modes[2:])]), 3))
-    assert (found.found, found.modes, found.n) == (3, 1000, 6)
+    batches = [(range(2), pictures(modes[:2])), (range(12, 16), pictures(modes[2:]))]
+    counts = count(Shades(), iter(batches), 3)
+    assert counts[[0, 1, 2, 3, 4, 5], modes].tolist() == [1] * 6  # number 12 is in group 2
+    found = tally(counts)
+    assert (found.found.value, found.modes, found.n) == (3, 1000, 6)
     shares = [3 / 6, 2 / 6, 1 / 6]
-    assert found.kl == pytest.approx(sum(p * math.log(1000 * p) for p in shares))
-    with pytest.raises(PhinError, match="no pictures"):
+    assert found.kl.value == pytest.approx(sum(p * math.log(1000 * p) for p in shares))
+    # Without its group, the only picture of mode 830 is missed: a value of 2, beside nine of 3.
+    assert found.found.error == pytest.approx(math.sqrt(0.9 * (9 * 0.1**2 + 0.9**2)))
+    with pytest.raises(PhinError, match="0 pictures are too few"):
         tally(count(Shades(), [], 3))
 
 
@@ -116,21 +121,24 @@ def test_pictures_are_counted_by_modes_over_batches() -> None:
 def test_the_divergence_is_the_logarithm_of_the_share_of_modes_that_are_evenly_drawn(
     counts: list[int], found: int, kl: float
 ) -> None:
-    told = tally(torch.tensor(counts))
-    assert (told.found, told.modes, told.n) == (found, 4, sum(counts))
-    assert told.kl == pytest.approx(math.log(kl) if kl else 0, abs=1e-12)
+    told = tally(torch.tensor(counts).expand(10, -1))
+    assert (told.found.value, told.modes, told.n) == (found, 4, 10 * sum(counts))
+    assert told.kl.value == pytest.approx(math.log(kl) if kl else 0, abs=1e-12)
+    assert told.found.error == 0
+    assert told.kl.error == pytest.approx(0, abs=1e-12)
 
 
 def test_what_even_draws_find_and_how_far_they_seem_from_even() -> None:
     """K (1 - 1 / K)^n modes are missed, and n KL is half a chi-squared of K - 1 degrees, on average."""
     rng, modes, n, runs = np.random.default_rng(0), 50, 400, 400
-    told = [tally(torch.from_numpy(rng.multinomial(n, [1 / modes] * modes))) for _ in range(runs)]
-    missed = np.mean([modes - one.found for one in told])
+    even = [1 / modes] * modes
+    told = [tally(torch.from_numpy(rng.multinomial(n // 10, even, 10))) for _ in range(runs)]
+    missed = np.mean([modes - one.found.value for one in told])
     expected = modes * (1 - 1 / modes) ** n
     assert missed == pytest.approx(expected, abs=4 * math.sqrt(expected / runs))
     spread = math.sqrt(2 * (modes - 1)) / (2 * n)
     bias = (modes - 1) / (2 * n)
-    assert np.mean([one.kl for one in told]) == pytest.approx(
+    assert np.mean([one.kl.value for one in told]) == pytest.approx(
         bias * (1 + modes / (6 * n)), abs=4 * spread / math.sqrt(runs)
     )
 
@@ -159,13 +167,17 @@ def test_a_model_of_stacked_digits_is_measured_by_its_modes(monkeypatch: pytest.
         model, plan=PicturePlan(n=1000, seed=3), bar=lambda total, doing: nullcontext(seen.append)
     )
     assert (figures["n"], sum(seen), max(seen)) == (1000, 1000, 64)
-    assert (figures["modes"]["found"], figures["modes"]["of"]) == (2, 1000)
-    assert figures["modes"]["kl"] == pytest.approx(math.log(500), abs=0.02)
+    assert (figures["modes"]["found"]["value"], figures["modes"]["of"]) == (2, 1000)
+    assert figures["modes"]["kl"]["value"] == pytest.approx(math.log(500), abs=0.02)
+    for one in (figures["modes"]["kl"], figures["real"]["kl"]):
+        assert (one["n"], one["reference"]) == (1000, {"split": "test", "n": 1000})
+        assert 0 <= one["interval"][0] < one["value"] < one["interval"][1] <= math.log(1000)
     real = read_modes(Shades(), data.split("test", 1000, 3).x)
-    assert figures["real"]["found"] == len(real.unique())
+    assert figures["real"]["found"]["value"] == len(real.unique())
     heading, found, kl = rows(figures)
-    assert (found[1], found[2], found[4]) == ("2", str(len(real.unique())), "1,000")
-    assert float(kl[1]) == pytest.approx(figures["modes"]["kl"], rel=1e-3)
+    assert (found[1], found[4]) == ("2 ± 0", "1,000")
+    assert found[2].startswith(f"{len(real.unique())} ± ")
+    assert float(kl[1].split()[0]) == pytest.approx(figures["modes"]["kl"]["value"], rel=1e-3)
     assert len(heading) == len(found) == len(kl)
     assert figures["sampling"] == {"seed": 3}
     nothing = torch.full((3, 28, 28), math.nan)

@@ -20,6 +20,7 @@ from phin.diffusion.schedules import SCHEDULES, Discrete, Schedule
 from phin.errors import PhinError
 from phin.families.autoencoder import Autoencoder
 from phin.families.gan import Generator
+from phin.metrics import activity
 from phin.metrics.curve import Part
 from phin.metrics.curve import curve as levels_of
 from phin.metrics.elbo import BOUNDS
@@ -122,6 +123,7 @@ def nll(
         **way.facts,
         **({"decoder": decoder} if decoder else {}),
         **({"curve": by_level} if by_level else {}),
+        **({"active": activity.activity(net, sample)} if isinstance(net, Autoencoder) else {}),
         "seed": chosen.seed,
         "seconds": round(seconds, 3),
         "lossless": lossless(to_bytes(sample.x)),
@@ -241,6 +243,8 @@ def summary(facts: dict[str, Any]) -> str:
     if "levels" in facts:
         clean, noisy = facts["log_snr"]
         lines.append(f"levels {facts['levels']}, log-SNR from {clean:.4g} to {noisy:.4g}")
+    if "active" in facts:
+        lines.append(activity.in_words(facts["active"]))
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ class Compare(Command):
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """Pictures to draw of each: 10,000, or as many as the data have to train on."""
     n_curve: int | None = None
-    """Pictures of each point of the curves over time and network calls: 2,000, or as many as there are."""
+    """Pictures of each point of the curves over time and network calls: 2,000, or the least that the features
+    need."""
     n_nll: int | None = None
     """Test images whose likelihood is measured: 1,000, or all if there are fewer."""
     ladder: tuple[int, ...] = (5, 10, 20, 50)

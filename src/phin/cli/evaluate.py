@@ -4,9 +4,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from phin.errors import PhinError
 
 from .command import Command
 from .guiding import guided
@@ -25,10 +27,15 @@ class Evaluate(Command):
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """Pictures or sequences to draw: 10,000, or as many as the data have to train on. Of numbers, 1,000
     random strings; 1,000 videos; 1,000 pictures of image to image."""
-    n_unseen: int = 500
-    """Of numbers: further strings, none of which was ever trained on."""
-    n_frechet: int = 2000
-    """Of numbers: cells for the Frechet distance."""
+    n_unseen: int | None = None
+    """Of numbers: further strings, none of which was ever trained on; 500."""
+    n_frechet: int | None = None
+    """Of numbers: cells for the Frechet distance; 2000."""
+    reference: Literal["test", "train"] | None = None
+    """What pictures are measured by: the test split, the default, or what training could see, the training
+    and the validation split, as most published FIDs are."""
+    compared: int | None = None
+    """Of how many of the pictures the nearest training picture is sought, 1000; 0 leaves that out."""
     seed: int = 0
     """Of what is asked for, of the choice of real pictures, and of the sampler's noise."""
     steps: int | None = None
@@ -55,18 +62,22 @@ class Evaluate(Command):
         model = models.load(self.model)
         guide = guided(model, self.classifier, self.classifier_scale)
         join()
-        kind, plan, reader = evaluation.kind(model), None, None
-        if kind is not None:
-            sizes = self.given("n", "n_unseen", "n_frechet", "seed")
-            plan = kind(**{field.name: sizes[field.name] for field in fields(kind) if field.name in sizes})
-        if self.features and isinstance(plan, evaluation.PromptPlan):
-            reader = models.load(self.features)
+        kind, plan, reader, features = evaluation.kind(model), None, None, self.features
+        sizes = self.given("n", "n_unseen", "n_frechet", "reference", "compared")
+        if kind is None:
+            self._refuse(model.path, self.given("features", "steps", "solver", "guidance", "levels") | sizes)
+        else:
+            known = {field.name for field in fields(kind)}
+            self._refuse(model.path, {name: value for name, value in sizes.items() if name not in known})
+            plan = kind(**sizes, seed=self.seed)
+        if features and isinstance(plan, evaluation.PromptPlan):
+            reader, features = models.load(features), None
         figures = evaluation.evaluate(
             model,
             reader,
             plan,
             guide=guide,
-            features=self.features,
+            features=features,
             out=self.out,
             bar=bar,
             **self.given("steps", "solver", "guidance", grid="levels"),
@@ -74,6 +85,13 @@ class Evaluate(Command):
         if self.record and first():
             evaluation.record(model, figures)
         return {"model": str(model.path), **figures}
+
+    def _refuse(self, path: Path, others: dict[str, Any]) -> None:
+        """Raises a PhinError if there is any option that says nothing of a model."""
+        for name, value in others.items():
+            raise PhinError(
+                f"--{name.replace('_', '-')} {value} is for models of another kind than {path}: leave it out"
+            )
 
     def show(self, facts: dict[str, Any]) -> None:
         if not first():
@@ -88,8 +106,7 @@ def show_figures(figures: dict[str, Any]) -> None:
     from phin.evaluation import rows, summary
 
     show_table(rows(figures))
-    if said := summary(figures):
-        print(f"\n{said}")
+    print(f"\n{summary(figures)}")
 
 
 def join() -> None:

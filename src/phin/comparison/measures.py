@@ -10,15 +10,19 @@ from phin.data import Data
 from phin.diffusion.denoiser import Denoiser
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
-from phin.evaluation.drawing import Bar, silent
+from phin.evaluation.costs import costs
+from phin.evaluation.drawing import Bar, Drawing, silent
+from phin.evaluation.latents import active
+from phin.evaluation.pictures import sizes
 from phin.evaluation.subject import Subject
 from phin.metrics.features import Features, Reader
+from phin.metrics.summary import fewest
 from phin.models import Model
 from phin.nll import nll
 from phin.training.checkpoint import digest
 from phin.training.run import copies
 
-CURVE = 2_000  # pictures of each point, or as many as the data have to train on
+CURVE = 2_000  # pictures of each point, or as many as the features need; or as the data have to train on
 LIKELY = 1_000  # test images, or all if there are fewer
 
 
@@ -29,7 +33,8 @@ class Plan:
     n: int | None = None
     """Pictures to draw: 10,000, or as many as there are to train on."""
     n_curve: int | None = None
-    """Pictures for each point of the curves over time and network calls: 2,000, or as many as there are."""
+    """Pictures for each point of the curves over time and network calls: 2,000, more if the features need
+    more, or as many as there are."""
     n_nll: int | None = None
     """Test images whose likelihood is measured: 1,000, or all if there are fewer."""
     ladder: tuple[int, ...] = (5, 10, 20, 50)
@@ -59,22 +64,33 @@ class Measures:
 
     def __init__(self, data: Data, features: Features, plan: Plan = Plan(), bar: Bar = silent) -> None:
         train, test = data.count("train"), data.count("test")
-        few = min(CURVE, train or CURVE) if plan.n_curve is None else plan.n_curve
+        few = max(CURVE, fewest(features.dims))
+        few = min(few, train or few) if plan.n_curve is None else plan.n_curve
         self.plan, self.bar = plan, bar
         self.images = min(LIKELY, test or LIKELY) if plan.n_nll is None else plan.n_nll
         if test is not None and self.images > test:
             raise PhinError(
                 f"n_nll = {self.images:,}: {data.name} has {test:,} test images, give at most as many"
             )
-        self.reference = Reference(data, features, PicturePlan(plan.n, seed=plan.seed))
-        # Of a curve, what takes the square of n is left out: it is measured on as few as there may be.
-        self.fewer = Reference(data, features, PicturePlan(few, kept=20, compared=0, seed=plan.seed))
+        whole = PicturePlan(plan.n, seed=plan.seed)
+        sizes(data, features, whole)
+        try:
+            # Of a curve, what takes the square of n is left out: it is measured on as few as there may be.
+            curve = PicturePlan(few, kept=20, compared=0, seed=plan.seed)
+            sizes(data, features, curve)
+        except PhinError as error:
+            raise PhinError(f"n_curve = {few:,}, for the points of the curves: {error}") from error
+        self.reference, self.fewer = (Reference(data, features, each) for each in (whole, curve))
 
     def quality(self, subject: Subject) -> dict[str, Any]:
-        """All that `phin evaluate` finds, drawn as the model is by itself."""
+        """All that `phin evaluate` finds, drawn as the model is by itself; or why not, under `none`."""
 
         def quality(model: Model, n: int, seed: int, reference: str) -> dict[str, Any]:
-            return pictures.evaluate(model, self.reference, bar=self._bar(model)).figures
+            known = {"n": n, **costs(model, self.reference.data), **active(model, self.reference.data)}
+            try:
+                return pictures.evaluate(model, self.reference, bar=self._bar(model)).figures | known
+            except PhinError as reason:  # all else has been seen to, so that it can only be what it draws
+                return {"none": str(reason), **known, "sampling": Drawing(model, seed).facts}
 
         return subject.measure(quality, **_asked(self.reference))
 
@@ -91,12 +107,19 @@ class Measures:
             return {"none": str(reason)}
 
     def point(self, subject: Subject, **choices: Any) -> dict[str, Any]:
-        """A point of a curve: the Frechet distance, what is read right, and how fast it was drawn."""
+        """A point of a curve: the Frechet distance, what is read right, and how fast it was drawn.
+
+        Or why there is none, under `none`: a model that draws but one picture must not end a comparison.
+        """
 
         def point(model: Model, n: int, seed: int, reference: str, **choices: Any) -> dict[str, Any]:
-            found = pictures.evaluate(model, self.fewer, bar=self._bar(model), **choices).figures
-            kept = {name: found[name] for name in ("n", "label", "pictures_per_second") if name in found}
-            return {**kept, "calls": calls(model, choices), "frechet": found["measures"]["frechet"]}
+            known = {"n": n, "calls": calls(model, choices)}
+            try:
+                found = pictures.evaluate(model, self.fewer, bar=self._bar(model), **choices).figures
+            except PhinError as reason:
+                return {"none": str(reason), **known}
+            kept = {name: found[name] for name in ("label", "pictures_per_second") if name in found}
+            return {**kept, **known, "frechet": found["measures"]["frechet"]}
 
         return subject.measure(point, **_asked(self.fewer), **choices)
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -17,6 +17,7 @@ from phin.comparison.walks import walk
 from phin.data import DATA, Data
 from phin.evaluation.table import percent
 from phin.machine import in_words
+from phin.metrics.activity import collapsed
 from phin.metrics.measures import MEASURES
 from phin.models import Model
 from phin.pictures import Picture, tile, to_bytes
@@ -79,6 +80,8 @@ class Cell:
     text: str
     under: str = ""
     error: float = 0.0
+    more: str = ""
+    """What a pointer upon it shows."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,14 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
     quality = [model["quality"] for model in made]
     pictures: list[Line] = []
     for name, measure in MEASURES.items():
-        each = [one["measures"][name] for one in quality]
-        floor, n = each[0]["floor"], each[0]["n"]
+        each = [one["measures"][name] if "measures" in one else None for one in quality]
+        if (some := next(filter(None, each), None)) is None:
+            continue
+        floor, n = some["floor"], some["n"]
         title = f"{measure.title} ({eyes})"
         cells = tuple(map(_estimate, each))
-        pictures.append(Line(title, f"n = {n:,}", cells, _estimate(floor), BETTER.get(name)))
+        fewer = f", real ones {floor['n']:,}" if floor.get("n", n) != n else ""
+        pictures.append(Line(title, f"n = {n:,}{fewer}", cells, _estimate(floor), BETTER.get(name)))
         if name == "frechet":
             ratios = tuple(_ratio(one) for one in each)
             real = Cell(1, "1")
@@ -134,11 +140,14 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
     if any("label" in one for one in quality):
         known = next(one["label"] for one in quality if "label" in one)
         cells = tuple(_share(one["label"]) if "label" in one else None for one in quality)
-        seen = Cell(known["real_rate"], *_parted(percent(known["real_rate"], known["real_error"])))
-        pictures.append(Line("read as the label asked for", f"n = {known['n']:,}", cells, seen, "high"))
-    for view in ("pixels", "features"):
-        cells = tuple(_estimate(one["memorisation"][view]["nearer"]) for one in quality)
-        n = quality[0]["memorisation"]["n"]
+        theirs = {key[5:]: value for key, value in known.items() if key.startswith("real_")}
+        pictures.append(
+            Line("read as the label asked for", f"n = {known['n']:,}", cells, _share(theirs), "high")
+        )
+    sought = [one.get("memorisation") for one in quality]
+    for view in ("pixels", "features") if any(sought) else ():
+        cells = tuple(_estimate(one and one[view]["nearer"]) for one in sought)
+        n = next(one["n"] for one in sought if one)
         pictures.append(
             Line(
                 f"nearer to training data, in {view}",
@@ -168,23 +177,57 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
             _counts("parameters", "", [model["parameters"] for model in made], si),
             _counts("network calls a picture", "as measured above", [_calls(model) for model in made], plain),
             _counts(
-                "pictures a second", "drawn", [one["pictures_per_second"] for one in quality], plain, "high"
+                "pictures a second",
+                "drawn",
+                [one.get("pictures_per_second") for one in quality],
+                plain,
+                "high",
+            ),
+            *(
+                [Line("active units of its latents", "by level", tuple(map(_active, quality)))]
+                if any("active" in one for one in quality)
+                else []
             ),
         ],
     }
 
 
-def _estimate(one: dict[str, Any]) -> Cell:
-    return Cell(one["value"], f"{one['value']:.3g}", f"± {one['error']:.2g}", one["error"])
+def _estimate(one: dict[str, Any] | None) -> Cell | None:
+    if one is None:
+        return None
+    more = _interval(one, "{:.3g}")
+    return Cell(one["value"], f"{one['value']:.3g}", f"± {one['error']:.2g}", one["error"], more)
 
 
-def _ratio(one: dict[str, Any]) -> Cell | None:
-    over = one["over_floor"]
-    return None if over is None else Cell(over, f"{over:.3g}", "", one["error"] / one["floor"]["value"])
+def _interval(one: dict[str, Any], form: str, scale: float = 1.0) -> str:
+    """What is 95 % sure, and of how many it is, as far as both are known."""
+    if "interval" not in one:
+        return ""
+    low, high = (form.format(scale * end) for end in one["interval"])
+    by = one.get("reference")
+    against = f"; n = {one['n']:,} against {by['n']:,} ({by['split']})" if by else ""
+    return f"95 %: {low} to {high}{against}"
+
+
+def _ratio(one: dict[str, Any] | None) -> Cell | None:
+    if one is None or (over := one["over_floor"]) is None:
+        return None
+    return Cell(over, f"{over:.3g}", "", one["error"] / one["floor"]["value"])
 
 
 def _share(label: dict[str, Any]) -> Cell:
-    return Cell(label["rate"], *_parted(percent(label["rate"], label["error"])), label["error"])
+    words, more = percent(label["rate"], label["error"]), _interval(label, "{:.2f} %", 100)
+    return Cell(label["rate"], *_parted(words), label["error"], more)
+
+
+def _active(quality: dict[str, Any]) -> Cell | None:
+    """Of all levels together, and each."""
+    if "active" not in quality:
+        return None
+    levels = quality["active"]["levels"]
+    on, units = (sum(level[name] for level in levels) for name in ("active", "units"))
+    each = [f"z_{t}: {level['active']:,}" for t, level in enumerate(levels, 1)]
+    return Cell(on / units, f"{on:,} of {units:,}", ", ".join(each) if len(each) > 1 else "")
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -285,10 +328,13 @@ def report_page(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> st
 
 def nearest(found: dict[str, Any]) -> str:
     """Whose pictures are nearest to the data, how far they are, and who cannot be told from it, in words."""
-    made, line = found["models"], groups(found)["What it draws"][0]
-    distances = [model["quality"]["measures"]["frechet"] for model in made]
-    best = min(range(len(made)), key=lambda i: distances[i]["value"])
-    over = distances[best]["over_floor"]
+    made, drawn = found["models"], groups(found)["What it draws"]
+    if not drawn:
+        return "Nothing that any of them drew could be measured."
+    line = drawn[0]
+    there = {i: cell for i, cell in enumerate(line.cells) if cell is not None}
+    best = min(there, key=lambda i: there[i].value)
+    over = made[best]["quality"]["measures"]["frechet"]["over_floor"]
     far = f", {over:.3g} times as far from test pictures as real training pictures are" if over else ""
     ties = " and ".join(made[i]["title"] for i in sorted(line.best - {best}))
     return f"Nearest to the data is {made[best]['title']}{far}{ties and f'; {ties} cannot be told from it'}."
@@ -322,12 +368,12 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
         f"{n:,} pictures of each model against test pictures, rounded to 8 bits, in the features of the "
         f"{features['name']} ({features['dims']:,} of them). The column real pictures is what as many "
         "training pictures get: the floor of a distance, and of a share what can be had. ± is one standard "
-        "error, of the sample and not of another training. In colour is the best, with what two standard "
-        "errors do not tell from it.",
+        "error, of the sample and not of another training; a pointer on a figure shows its interval of "
+        "95 %. In colour is the best, with what two standard errors do not tell from it.",
         _table(found, every),
         *_reasons(made),
     )
-    few = made[0]["by_calls"][0]["frechet"]["n"]
+    few = made[0]["by_calls"][0]["n"]
     if any(model["by_time"] for model in made):
         yield report.section(
             "Quality against time",
@@ -371,10 +417,10 @@ def tiles(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
     )
     read = next((line for line in drawn if line.title.startswith("read")), None)
     asked = {
-        "nearest to the data": (drawn[1], "\N{MULTIPLICATION SIGN} the floor"),
+        "nearest to the data": (drawn[1] if drawn else None, "\N{MULTIPLICATION SIGN} the floor"),
         "read best": (read, ""),
         "likeliest": (likely[0], "bits/dim"),
-        "drawn fastest": (what[-1], "a second"),
+        "drawn fastest": (next(line for line in what if line.title.startswith("pictures")), "a second"),
     }
     made: list[str] = []
     for words, (line, unit) in asked.items():
@@ -405,7 +451,8 @@ def _table(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
 def _cell(cell: Cell | None, best: bool = False) -> str:
     if cell is None:
         return f"<td>{NONE}</td>"
-    return f"<td{' class=best' if best else ''}>{escape(cell.text)}{_small(cell.under)}</td>"
+    more = f' title="{escape(cell.more)}"' if cell.more else ""
+    return f"<td{' class=best' if best else ''}{more}>{escape(cell.text)}{_small(cell.under)}</td>"
 
 
 def _small(text: str) -> str:
@@ -413,8 +460,18 @@ def _small(text: str) -> str:
 
 
 def _reasons(made: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Why there is no likelihood, and of which steps nothing came."""
+    """Why there are no figures, which latents are of no use, and of which steps nothing came."""
     for model in made:
+        unmeasured = [
+            ("no figures of what it draws", model["quality"]),
+            *((f"none in {one.get('steps', 1)} steps", one) for one in model["by_calls"]),
+            *((f"none after {one['step']:,} steps of training", one) for one in model["by_time"]),
+        ]
+        for what, one in unmeasured:
+            if reason := one.get("none"):
+                yield f'<p class="why">{escape(model["title"])}: {what}, for {escape(reason)}.</p>'
+        if gone := collapsed(model["quality"].get("active", {"levels": []})):
+            yield f'<p class="why">{escape(model["title"])}: {escape(gone)}.</p>'
         if reason := model["likelihood"].get("none"):
             why = re.split("[:;] ", reason)[0].replace(f"{model['folder']}/best.safetensors", "it")
             yield f'<p class="why">{escape(model["title"])}: no bits a dimension, for {escape(why)}.</p>'
@@ -445,20 +502,26 @@ def _logarithmic(axis: Any, scale: Any, subs: tuple[int, ...] = (1, 2, 5)) -> No
     axis.set_minor_locator(NullLocator())
 
 
-def _floor(axes: "Axes", points: Sequence[dict[str, Any]]) -> None:
-    axes.axhline(
-        points[0]["frechet"]["floor"]["value"], color=report.QUIET, ls=":", lw=1.2, label="real pictures"
-    )
+def _floor(axes: "Axes", points: Iterable[dict[str, Any]]) -> None:
+    """That of the first point that was measured."""
+    if one := next((point["frechet"]["floor"] for point in points if "frechet" in point), None):
+        axes.axhline(one["value"], color=report.QUIET, ls=":", lw=1.2, label="real pictures")
+
+
+def _measures(made: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Of the models whose pictures could be measured, by their places."""
+    found = enumerate(model["quality"] for model in made)
+    return {i: one["measures"] for i, one in found if "measures" in one}
 
 
 def _distances(made: Sequence[dict[str, Any]]) -> str:
-    found = [model["quality"]["measures"]["frechet"] for model in made]
-    floor = found[0]["floor"]["value"]
+    found = {i: one["frechet"] for i, one in _measures(made).items()}
 
     def draw(axes: "Axes") -> None:
         _logarithmic(axes.xaxis, axes.set_xscale)
         axes.axvline(1, color=report.QUIET, ls=":", lw=1.2)
-        for i, one in enumerate(found):
+        for i, one in found.items():
+            floor = one["floor"]["value"]
             value, error = one["value"] / floor, one["error"] / floor
             axes.errorbar(
                 value, i, xerr=min(error, 0.95 * value), fmt="o", ms=6, color=_style(i)["color"], lw=1.6
@@ -471,9 +534,10 @@ def _distances(made: Sequence[dict[str, Any]]) -> str:
 
 def _precision_recall(made: Sequence[dict[str, Any]]) -> str:
     def draw(axes: "Axes") -> None:
-        pairs = [[model["quality"]["measures"][name] for name in ("precision", "recall")] for model in made]
-        pairs.append([one["floor"] for one in pairs[0]])
-        for i, (across, up) in enumerate(pairs):
+        found = _measures(made)
+        pairs = {i: [one[name] for name in ("precision", "recall")] for i, one in found.items()}
+        pairs |= {len(made): [one["floor"] for one in pair] for pair in [*pairs.values()][:1]}
+        for i, (across, up) in pairs.items():
             true = i == len(made)
             axes.errorbar(
                 across["value"],
@@ -513,7 +577,7 @@ def _over_time(made: Sequence[dict[str, Any]], key: str) -> str:
             )
         axes.set_xlim(left=0)
         if key == "frechet":
-            _floor(axes, next(model["by_time"] for model in made if model["by_time"]))
+            _floor(axes, (point for model in made for point in model["by_time"]))
             _logarithmic(axes.yaxis, axes.set_yscale)
 
     up = "Frechet distance" if key == "frechet" else "read as asked, %"
@@ -528,7 +592,7 @@ def _over_calls(made: Sequence[dict[str, Any]], across: Literal["calls", "millis
         _logarithmic(axes.xaxis, axes.set_xscale)
         _logarithmic(axes.yaxis, axes.set_yscale)
         for i, model in enumerate(made):
-            points = model["by_calls"]
+            points = [point for point in model["by_calls"] if "frechet" in point]
             values, errors = ([point["frechet"][part] for point in points] for part in ("value", "error"))
             marker = "o" if len(points) > 1 else "D"
             axes.errorbar(
@@ -541,7 +605,7 @@ def _over_calls(made: Sequence[dict[str, Any]], across: Literal["calls", "millis
                 label=model["title"],
                 **_style(i),
             )
-        _floor(axes, made[0]["by_calls"])
+        _floor(axes, (point for model in made for point in model["by_calls"]))
 
     title = "network calls a picture" if across == "calls" else "milliseconds a picture"
     return report.plot([draw], title, "Frechet distance", size=HALF, columns=3)

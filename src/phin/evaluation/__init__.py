@@ -1,10 +1,10 @@
 """Measures a model: of numbers, of any pictures, image to image, of sequences or videos; or a classifier."""
 
+from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from phin import data as datasets
 from phin import models
@@ -15,13 +15,27 @@ from phin.data.sequences import Sequences
 from phin.data.stacked import Stacked
 from phin.data.words import Words
 from phin.errors import PhinError
-from phin.evaluation import classifiers, modes, pictures, restored, sequences, strings, videos, words
+from phin.evaluation import (
+    classifiers,
+    costs,
+    modes,
+    pictures,
+    reconstructed,
+    restored,
+    sequences,
+    strings,
+    videos,
+    words,
+)
 from phin.evaluation.drawing import Bar, Drawing, silent
+from phin.evaluation.latents import active
 from phin.evaluation.pictures import Plan as PicturePlan
 from phin.evaluation.pictures import Reference as Reference
 from phin.evaluation.plan import PromptPlan as PromptPlan
 from phin.evaluation.strings import Plan as Plan
 from phin.evaluation.words import Plan as WordPlan
+from phin.families.latent import KLAutoencoder
+from phin.metrics import activity
 from phin.metrics.features import Features
 from phin.metrics.processes import process
 from phin.models import Model, Watch
@@ -62,7 +76,7 @@ def evaluate(
     """
     main, wanted = process()[0] == 0, kind(model)
     if wanted is None:
-        measure = partial(_classified, model.net)
+        way = partial(_classified, model)
     else:
         plan = plan or wanted()
         if not isinstance(plan, wanted):
@@ -70,10 +84,13 @@ def evaluate(
                 f"{plan} is of another kind of model; give a {wanted.__module__}.{wanted.__name__}"
             )
         drawing = Drawing(model, plan.seed, watch, guide, bar, choices)
-        measure = partial(_drawn, drawing, plan, reader, features)
+        way = partial(_drawn, drawing, plan, reader, features)
+    data = datasets.load(model.recipe.data)
+    measure = way(data)
     if out is not None and main:
         open_folder(out)
-    found, shows = measure(datasets.load(model.recipe.data))
+    found, shows = measure()
+    found |= active(model, data) | costs.costs(model, data)
     if out is not None and main:
         for name, picture in shows.items():
             with atomic(out / f"{name}.png") as temporary:
@@ -99,11 +116,16 @@ Found = tuple[dict[str, Any], dict[str, Picture]]
 """Figures, and pictures to show by their names."""
 
 
-def _classified(net: nn.Module, data: Data) -> Found:
+Measuring = Callable[[], Found]
+"""What does the work, of which all that could be wrong with the question is known to be right."""
+
+
+def _classified(model: Model, data: Data) -> Measuring:
+    net = model.net
     if isinstance(net, Classifier):
-        return classifiers.clean(net, data), {}
+        return lambda: (classifiers.clean(net, data), {})
     assert isinstance(net, NoisyClassifier)
-    return classifiers.by_level(net, data), {}
+    return lambda: (classifiers.by_level(net, data), {})
 
 
 def _drawn(
@@ -112,14 +134,20 @@ def _drawn(
     reader: Model | None,
     features: Features | str | Path | None,
     data: Data,
-) -> Found:
+) -> Measuring:
     if isinstance(plan, PromptPlan):
-        return _prompted(drawing, plan, reader or models.load("mnist-classifier"), data), {}
+        return lambda: (_prompted(drawing, plan, reader or models.load("mnist-classifier"), data), {})
     model = drawing.model
     if isinstance(data, Sequences):
-        return sequences.evaluate(drawing, data, plan), {}
+        _only_n(plan, model)
+        if features is not None:
+            raise PhinError(
+                f"features {features} look at pictures, and {model.path} draws none: leave them out"
+            )
+        return lambda: (sequences.evaluate(drawing, data, plan), {})
     if isinstance(data, Moving):
-        return videos.evaluate(drawing, data, pictures.chosen(features, "mnist"), plan)
+        _only_n(plan, model)
+        return lambda: videos.evaluate(drawing, data, pictures.chosen(features, "mnist"), plan)
     if len(data.shape) != 3:
         raise PhinError(f"{model.path} draws {data.name}, which nothing here reads: give a model of pictures")
     if isinstance(data, Numbers):
@@ -127,14 +155,36 @@ def _drawn(
             f"{model.path} cannot be asked for a number, and so nothing here knows what it should draw: give "
             "a model of numbers that is told them"
         )
+    if isinstance(model.net, KLAutoencoder):
+        _only_n(plan, model)
+        return lambda: reconstructed.evaluate(model, data, pictures.chosen(features, data.name), plan)
     if isinstance(data, Stacked) and features is None:
-        return modes.evaluate(drawing, data, pictures.chosen(None, "mnist"), plan), {}
+        _only_n(plan, model)
+        return lambda: (modes.evaluate(drawing, data, pictures.chosen(None, "mnist"), plan), {})
     if (way := models.degradation(model)) is not None:
+        _only_n(plan, model)
         known = features is not None or data.name in READING
-        sight = pictures.chosen(features, data.name) if known else None
-        return restored.evaluate(drawing, data, way, sight, plan)
-    reference = Reference(data, pictures.chosen(features, data.name), plan)
-    return pictures.evaluate(model, reference, drawing.watch, drawing.guide, drawing.bar, **drawing.choices)
+        return lambda: restored.evaluate(
+            drawing, data, way, pictures.chosen(features, data.name) if known else None, plan
+        )
+
+    def measured() -> Found:
+        reference = Reference(data, pictures.chosen(features, data.name), plan)
+        asked = drawing.watch, drawing.guide, drawing.bar
+        return pictures.evaluate(model, reference, *asked, **drawing.choices)
+
+    return measured
+
+
+def _only_n(plan: PicturePlan, model: Model) -> None:
+    """Raises a PhinError if the plan says more than how many samples to draw, and from which seed."""
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if field.name not in ("n", "seed") and value != field.default:
+            raise PhinError(
+                f"{field.name} = {value} is for models that draw pictures from nothing, and not for "
+                f"{model.path}: leave it out"
+            )
 
 
 def _prompted(drawing: Drawing, plan: PromptPlan, reader: Model, data: Data) -> dict[str, Any]:
@@ -173,13 +223,16 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
         return sequences.rows(figures)
     if "videos" in figures:
         return videos.rows(figures)
+    if "reconstructed" in figures:
+        return reconstructed.rows(figures)
     if "restored" in figures:
         return restored.rows(figures)
     return strings.rows(figures) if "digits" in figures else classifiers.rows(figures)
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """What is to be said beside the table; nothing of classifiers."""
-    if "measures" in figures:
-        return pictures.summary(figures)
-    return f"{figures['cells_per_second']:,.0f} cells were drawn a second" if "digits" in figures else ""
+    """What is to be said beside the table: what the figures are of, and what the model costs."""
+    words = pictures.summary if "measures" in figures else reconstructed.summary
+    of = [words(figures)] if "measures" in figures or "reconstructed" in figures else []
+    latents = [activity.in_words(figures["active"])] if "active" in figures else []
+    return "\n".join([*of, *latents, costs.in_words(figures)])

@@ -20,14 +20,16 @@ def clean(net: Classifier, data: Data) -> dict[str, Any]:
         int((net(part.to(device)).argmax(1).cpu() == labels).sum())
         for part, labels in zip(x.split(512), cond["label"].split(512), strict=True)
     )
-    return {"test": Rate(right, len(x)).facts}
+    return {"test": {**Rate(right, len(x)).facts, "reference": {"split": "test", "n": len(x)}}}
 
 
 def by_level(net: NoisyClassifier, data: Data) -> dict[str, Any]:
     """How many test pictures it reads right at each level of noise."""
     x, cond, _ = data.split("test")
     rates = noisy.rates(net, x, cond["label"])
-    return {"test_by_log_snr": [{"log_snr": log_snr, **rate.facts} for log_snr, rate in rates.items()]}
+    split = {"reference": {"split": "test", "n": len(x)}}
+    levels = [{"log_snr": log_snr, **rate.facts, **split} for log_snr, rate in rates.items()]
+    return {"test_by_log_snr": levels}
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:

@@ -33,6 +33,26 @@ def costs(model: Model, data: Data) -> dict[str, Any]:
     return known
 
 
+def in_words(figures: dict[str, Any]) -> str:
+    """What figures tell of costs: of the model, of its training, and of drawing and measuring."""
+    trained = [
+        *([f"{figures['training_minutes']:.3g} minutes"] if "training_minutes" in figures else []),
+        *([f"{figures['training_flops']:.2g} operations"] if "training_flops" in figures else []),
+    ]
+    speeds = [
+        f"{figures[key]:,.3g} {key.removesuffix('_per_second')} a second"
+        for key in figures
+        if key.endswith("_per_second")
+    ]
+    known = [
+        f"{figures['parameters']:,} parameters",
+        *([f"{' and '.join(trained)} of training"] if trained else []),
+        *speeds,
+        *([f"measured in {figures['seconds']:.3g} s"] if "seconds" in figures else []),
+    ]
+    return ", ".join(known)
+
+
 def operations(model: Model, data: Data) -> float:
     """Floating-point operations that an example takes in training, on average."""
     return _operations(model.recipe, model.facts, data)

@@ -1,32 +1,36 @@
 """Measures a model that draws pictures, of any family: beside real pictures, in the features of a network.
 
-The reference is the test split. What training pictures would be rated, as many as were drawn, stands beside
-every figure: it is the floor of a distance, and of a share what can be had. Pictures are rounded to 8 bits
-first, as files would be.
+The reference is the test split, or what training could see. What real pictures of the other would be rated,
+as many as were drawn or all there are, stands beside every figure: it is the floor of a distance, and of a
+share what can be had. Pictures are rounded to 8 bits first, as files would be.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Num, UInt8
+from jaxtyping import Float, Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from phin import models
 from phin.data import Data
+from phin.data.base import Batch, Which
 from phin.errors import PhinError
-from phin.evaluation.costs import costs
+from phin.evaluation import seen
 from phin.evaluation.drawing import Bar, Drawing, silent
 from phin.evaluation.plan import enough
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features, Inception, Reader, Seen
-from phin.metrics.measures import MEASURES, figures, measured
+from phin.metrics.figure import figure
+from phin.metrics.measures import MEASURES, SHARE, figures, measured
 from phin.metrics.memorisation import copying, nearest
 from phin.metrics.processes import process, whole
-from phin.metrics.summary import BATCH, Summary, summarised
+from phin.metrics.summary import BATCH, Summary
+from phin.metrics.summary import enough as enough_pictures
 from phin.models import Model, Watch
 from phin.nets.classifier import Classifier
 from phin.pictures import Picture, tile, to_integers
@@ -35,6 +39,8 @@ from phin.sampling import Guide
 
 SHOWN = 100  # pictures in the grid
 PAIRS = 10  # most similar ones that are shown
+TRAINED: dict[str, tuple[Which, ...]] = {"test": ("train",), "train": ("train", "valid")}
+"""What training pictures are, by the reference: other than it, or all that training could see."""
 LOOKED_THROUGH = 60_000  # training pictures, at most, for near ones
 
 
@@ -51,6 +57,9 @@ class Plan:
     """And the first of which the nearest training pictures are sought; 0 leaves that out."""
     seed: int = 0
     """Of the choice of real pictures, and of the sampler's noise."""
+    reference: Literal["test", "train"] = "test"
+    """What pictures are measured by: the test split, or all that training could see, as of published FIDs,
+    which is the training and the validation split."""
 
     def __post_init__(self) -> None:
         enough(self, "compared", n=20, kept=20, compared=20)
@@ -105,6 +114,25 @@ class View(NamedTuple):
     """What distances are told in."""
 
 
+def sizes(data: Data, features: Features, plan: Plan) -> tuple[int, int, int]:
+    """How many pictures are drawn, and how many test and training pictures they are measured beside.
+
+    It is known before any picture is looked at.
+
+    Raises:
+        PhinError: Pictures that the features do not take, or too few of them.
+    """
+    if len(data.shape) != 3:
+        raise PhinError(f"{data.name} has no pictures to measure, but examples of {_size(data.shape)}")
+    features.check(data.shape)
+    trained = TRAINED[plan.reference]
+    n = _most(data, trained, 10_000) if plan.n is None else plan.n
+    found = _most(data, ["test"], n), _most(data, trained, n)
+    for what, count in zip(("test", "training"), found, strict=True):
+        enough_pictures(count, f"{what} pictures", features)
+    return n, *found
+
+
 class Reference:
     """Real pictures, which the same number of any model's are measured by.
 
@@ -118,33 +146,23 @@ class Reference:
     """
 
     def __init__(self, data: Data, features: Features, plan: Plan = Plan()) -> None:
-        if len(data.shape) != 3:
-            raise PhinError(f"{data.name} has no pictures to measure, but examples of {_size(data.shape)}")
-        features.check(data.shape)
         self.data, self.features, self.plan = data, features, plan
-        counts = {which: data.count(which) for which in ("train", "test")}
-        most = counts["train"] or max(10_000, plan.n or 0)
-        self.n = min(10_000, most) if plan.n is None else plan.n
-        if self.n > most:
-            raise PhinError(
-                f"n = {self.n:,}: {data.name} has {most:,} training pictures, and the floor takes as many as "
-                "are drawn; give at most so many"
-            )
-        m = self.n if counts["test"] is None else min(self.n, counts["test"])
-        x, cond, _ = data.split("test", m, plan.seed)
-        self.pictures = _integers(x)
+        self.n, tests, trainings = sizes(data, features, plan)
+        trained = TRAINED[plan.reference]
         # Of how many samples the nearest training pictures are sought: their features are wanted, too.
         self.compared = min(plan.compared, self.n, plan.kept)
-        self.test = _shared(features, self.pictures, plan.kept, cond.get("label"))
+        self.pictures, label = _some(data, ["test"], tests, plan.seed)
+        self.test, _ = _looked(features, self.pictures, label, tests, plan.kept)
         self.test.check("test pictures", features)
-        seen = max(self.n, LOOKED_THROUGH) if plan.compared else self.n
-        x, cond, _ = data.split("train", min(most, seen), plan.seed)
-        # Of what is to be drawn: those of the floor, so that chance treats both alike.
-        self.label = cond.get("label")
-        self.near = _integers(x)
-        self.train, self.near_features = self._trained()
+        near = _most(data, trained, max(self.n, LOOKED_THROUGH)) if plan.compared else trainings
+        self.near, near_label = _some(data, trained, near, plan.seed)
+        self.train, self.near_features = _looked(features, self.near, near_label, trainings, plan.kept)
         self.train.check("training pictures", features)
-        self.floor = measured(self.train, self.test)
+        sides = (self.test, label), (self.train, near_label)
+        (self.real, _), (self.others, told) = sides if plan.reference == "test" else sides[::-1]
+        # Of what is to be drawn: those of the floor, so that chance treats both alike.
+        self.label = None if told is None else told[torch.arange(self.n) % self.others.n]
+        self.floor = measured(self.others, self.real)
 
     @cached_property
     def views(self) -> dict[str, View]:
@@ -158,19 +176,6 @@ class Reference:
             ),
         }
 
-    def _trained(self) -> tuple[Summary, Float[Tensor, "m dims"]]:
-        """The summary of the first training pictures, and the features of all."""
-        rank, processes = process()
-        summary, features, places = Summary(self.plan.kept), [], range(rank, len(self.near), processes)
-        for start in range(0, len(places), BATCH):
-            rows = places[start : start + BATCH]
-            seen = self.features(self.near[rows.start : rows.stop : processes])
-            features.append(seen.features.cpu())
-            first = [place for place in rows if place < self.n]
-            if first:
-                summary.add(first, Seen(*(part[: len(first)] for part in seen)))
-        return summary.gathered(), whole(torch.cat(features))
-
 
 def evaluate(
     model: Model,
@@ -182,8 +187,9 @@ def evaluate(
 ) -> Evaluation:
     """The figures of a model.
 
-    Labels to draw are those of the training pictures of the floor: they come as often, and have nothing to do
-    with the test pictures (of whose own labels, pictures would be nearer to these than real ones). Several
+    Labels to draw are those of the pictures of the floor, from the first again where these are fewer: they
+    come as often, and have nothing to do with the reference (of whose own labels, pictures would be nearer to
+    it than real ones). Several
     processes, if they have been joined, draw a part each, and all of them know the result.
 
     Args:
@@ -198,7 +204,7 @@ def evaluate(
         PhinError: Another model's reference, pictures that are not finite or all alike; and as `samples`.
     """
     drawing = Drawing(model, reference.plan.seed, watch, guide, bar, choices)
-    data, features = reference.data, reference.features
+    data, features, split = reference.data, reference.features, reference.plan.reference
     if model.facts.shape != data.shape:
         raise PhinError(
             f"{model.path} draws {_size(model.facts.shape)}, and {data.name} has pictures of "
@@ -209,17 +215,15 @@ def evaluate(
     begun = time.perf_counter()
     summary, first = _drawn(drawing, reference, label, read)
     seconds = drawing.seconds
-    summary.check("pictures that it drew", features)
+    summary.check(f"pictures that {model.path} drew", features)
     found: dict[str, Any] = {
         "n": reference.n,
         "features": features.name,
         "dims": features.dims,
-        "measures": figures(
-            measured(summary, reference.test), reference.floor, summary, reference.test, "test"
-        ),
+        "measures": figures(summary, reference.others, reference.real, reference.floor, split),
     }
     if read:
-        found["label"] = summary.rate.beside(reference.test.rate)
+        found["label"] = summary.rate.beside(reference.real.rate, split)
     side = min(10, len(first))
     shows = {"samples": tile(_arrays(first[: SHOWN // 10 * side]), side)}
     if reference.compared:
@@ -227,7 +231,6 @@ def evaluate(
     found |= {
         "pictures_per_second": reference.n / seconds,
         "seconds": time.perf_counter() - begun - seconds,
-        **costs(model, data),
         "sampling": drawing.facts,
     }
     return Evaluation(found, shows)
@@ -251,12 +254,47 @@ def _integers(x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
     return torch.cat([to_integers(part) for part in x.split(4096)])
 
 
-def _shared(features: Features, pictures: Tensor, kept: int, labels: Tensor | None) -> Summary:
-    """The summary of pictures, of which every process looks at a part."""
+def _most(data: Data, splits: Sequence[Which], n: int) -> int:
+    """n, or as many pictures as there are in these splits together."""
+    counts = [data.count(which) for which in splits]
+    known = [count for count in counts if count is not None]
+    return min(n, sum(known)) if len(known) == len(counts) else n
+
+
+def _some(
+    data: Data, splits: Sequence[Which], n: int, seed: int
+) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"] | None]:
+    """n pictures, and their labels if there are any: of the first split all it has, and then of the next."""
+    parts: list[Batch] = []
+    for which in splits:
+        if wanted := _most(data, [which], n - sum(len(part.x) for part in parts)):
+            parts.append(data.split(which, wanted, seed))
+    label = torch.cat([part.cond["label"] for part in parts]) if "label" in parts[0].cond else None
+    return torch.cat([_integers(part.x) for part in parts]), label
+
+
+def _looked(
+    features: Features, pictures: UInt8[Tensor, "m c h w"], label: Tensor | None, n: int, kept: int
+) -> tuple[Summary, Float[Tensor, "m dims"]]:
+    """The summary of the first n pictures and the features of all, of which each process looks at a part."""
     rank, processes = process()
-    own = None if labels is None else labels[rank::processes]
+    known, summary, every = seen.read(features, pictures), Summary(kept), list[Seen]()
     places = range(rank, len(pictures), processes)
-    return summarised(features, pictures[rank::processes], kept, own, places).gathered()
+    for start in range(0, len(places), BATCH):
+        rows = places[start : start + BATCH]
+        own = slice(rows.start, rows.stop, processes)
+        if known is None:
+            found = Seen(*(part.cpu() for part in features(pictures[own])))
+        else:
+            found = Seen(*(part[own] for part in known))
+        every.append(found)
+        if first := sum(place < n for place in rows):
+            labels = None if label is None else label[own][:first]
+            summary.add(rows[:first], Seen(*(part[:first] for part in found)), labels)
+    if known is None:
+        known = Seen(*(whole(torch.cat(parts)) for parts in zip(*every, strict=True)))
+        seen.write(features, pictures, known)
+    return summary.gathered(), known.features
 
 
 def _memorisation(
@@ -265,12 +303,12 @@ def _memorisation(
     """Whether samples are nearer to training pictures than test pictures are; and the nearest pairs."""
     n, samples = reference.compared, {"pixels": first, "features": summary.features}
     m = len(reference.views["pixels"].test)
-    found: dict[str, Any] = {"n": n, "train": len(reference.near), "reference": {"split": "test", "n": m}}
+    found: dict[str, Any] = {"n": n, "train": len(reference.near)}
     rows: list[Picture] = []
     for name, (train, test, unit) in reference.views.items():
         made = nearest(samples[name][:n].flatten(1), train)
         found[name] = {
-            "nearer": copying(made.distance, test).facts,
+            "nearer": figure(copying(made.distance, test), n, "test", m, SHARE),
             "median": float(made.distance.median()) / unit,
             "test_median": float(test.median()) / unit,
         }
@@ -298,6 +336,8 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
     for name, measure in MEASURES.items():
         found = figures["measures"][name]
         made, floor = (plus_minus(one) for one in (found, found["floor"]))
+        if (k := found["floor"]["n"]) != found["n"]:
+            floor += f" (n = {k:,})"
         ratio = "" if found["over_floor"] is None else f"{found['over_floor']:.3g}"
         lines.append([f"{measure.title} ({figures['features']})", made, floor, ratio, f"{found['n']:,}"])
     for name in ("pixels", "features") if "memorisation" in figures else ():
@@ -308,21 +348,15 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """What the figures depend on, and what the model cost, in words."""
-    reference = figures["measures"]["frechet"]["reference"]
-    lines = [
-        f"{figures['n']:,} pictures against {reference['n']:,} of the {reference['split']} split; real: as "
-        f"many training pictures; features: {figures['features']}, {figures['dims']:,}",
-        "± is the standard error, by the jackknife over ten groups",
-    ]
-    trained = [
-        *([f"{figures['training_minutes']:.3g} minutes"] if "training_minutes" in figures else []),
-        *([f"{figures['training_flops']:.2g} operations"] if "training_flops" in figures else []),
-    ]
-    cost = [
-        f"{figures['parameters']:,} parameters",
-        *([f"{' and '.join(trained)} of training"] if trained else []),
-        f"{figures['pictures_per_second']:,.3g} pictures a second",
-        f"measured in {figures['seconds']:.3g} s",
-    ]
-    return "\n".join([*lines, ", ".join(cost)])
+    """What the figures depend on, in words."""
+    frechet = figures["measures"]["frechet"]
+    floor, reference = frechet["floor"]["n"], frechet["reference"]
+    of, other = {
+        "test": ("of the test split", "training"),
+        "train": ("that training could see", "test"),
+    }[reference["split"]]
+    return (
+        f"{figures['n']:,} pictures against {reference['n']:,} {of}; real: {floor:,} {other} pictures; "
+        f"features: {figures['features']}, {figures['dims']:,}\n"
+        "± is the standard error, by the jackknife over ten groups"
+    )

@@ -3,7 +3,6 @@
 It is given what is left of test pictures. Its pictures are rounded to 8 bits first.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics.features import Features
+from phin.metrics.figure import figure
 from phin.metrics.jackknife import mean
 from phin.metrics.reading import Rate
 from phin.pictures import Picture, tile, to_bytes, to_integers
@@ -47,8 +47,8 @@ def evaluate(
     given, known = cond["image"][:, :-1], cond["image"][:, -1:] > 0
     found: dict[str, Any] = {
         name: {
-            "off_given": asdict(mean(_off(degradation.see(part), given, known))),
-            "off_real": asdict(mean(_off(part, real, torch.ones_like(known)))),
+            "off_given": figure(mean(_off(degradation.see(part), given, known)), n, "test"),
+            "off_real": figure(mean(_off(part, real, torch.ones_like(known))), n, "test"),
         }
         for name, part in (("drawn", x), ("real", real), ("given", given))
     }
@@ -57,6 +57,7 @@ def evaluate(
             found[name]["label"] = _read(reader, part, label).facts
     figures = {
         "n": n,
+        "reference": {"split": "test", "n": n},
         "restored": found,
         "degrade": str(degradation),
         **({"features": features.name} if features else {}),

@@ -3,13 +3,13 @@
 The reference is the test split. What as many training sequences get stands beside every figure.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 from phin.data.sequences import Sequences
 from phin.evaluation.drawing import Drawing
 from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, plus_minus
+from phin.metrics.figure import figure
 from phin.metrics.jackknife import mean
 from phin.metrics.sequences import STATISTICS, mean_error, off_circle
 
@@ -27,14 +27,16 @@ def evaluate(drawing: Drawing, data: Sequences, plan: Plan) -> dict[str, Any]:
     x = drawing.together(n, at_once=AT_ONCE)
     train, test = (data.split(which, n, plan.seed).x for which in ("train", "test"))
     found = {
-        name: {"value": made.value, "error": made.error, "floor": asdict(floor)}
+        name: {**figure(made, n, "test"), "floor": figure(floor, n, "test")}
         for name, statistic in STATISTICS.items()
         if data.circular or not statistic.circular
         for made, floor in [[mean_error(statistic.of(part), statistic.of(test)) for part in (x, train)]]
     }
     circle: dict[str, Any] = {}
     if data.circular:
-        circle = {name: asdict(mean(off_circle(part))) for name, part in (("drawn", x), ("real", test))}
+        circle = {
+            name: figure(mean(off_circle(part)), n, "test") for name, part in (("drawn", x), ("real", test))
+        }
     return {
         "n": n,
         "statistics": found,

@@ -6,9 +6,9 @@ from typing import Any
 HEADING = ["", "generated", "real", "generated / real", "n"]
 
 
-def plus_minus(estimate: Mapping[str, Any]) -> str:
+def plus_minus(estimate: Mapping[str, Any], digits: int = 3) -> str:
     """A number and its standard error."""
-    return f"{estimate['value']:.3g} ± {estimate['error']:.2g}"
+    return f"{estimate['value']:.{digits}g} ± {estimate['error']:.2g}"
 
 
 def percent(share: float | None, error: float | None = None) -> str:

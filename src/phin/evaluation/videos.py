@@ -4,7 +4,6 @@ Each frame is moved to where MNIST has its digits before it is read. Real videos
 beside the model's. Frames are rounded to 8 bits first.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from phin.evaluation.pictures import Plan
 from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.evaluation.words import INK
 from phin.metrics.features import Features
+from phin.metrics.figure import figure
 from phin.metrics.jackknife import mean
 from phin.metrics.moving import centred, velocity
 from phin.metrics.reading import Rate
@@ -54,6 +54,7 @@ def evaluate(
     figures = {
         "n": n,
         "videos": found,
+        "reference": {"split": "test", "n": n},
         "told": bool(told),
         "features": features.name,
         "videos_per_second": n / drawing.seconds,
@@ -77,8 +78,8 @@ def judge(
     return {
         "frames": Rate.of(right.flatten()).facts,
         "whole": Rate.of(right.all(1)).facts,
-        "speed": asdict(mean(speed.norm(dim=1))),
-        "unsteadiness": asdict(mean(unsteady)),
+        "speed": figure(mean(speed.norm(dim=1)), len(videos), "test"),
+        "unsteadiness": figure(mean(unsteady), len(videos), "test"),
     }
 
 

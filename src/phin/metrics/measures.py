@@ -1,10 +1,12 @@
 """Every measure of a set of pictures against a reference."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from phin.metrics.density_coverage import coverage, density
+from phin.metrics.figure import figure
 from phin.metrics.frechet import frechet_estimate
 from phin.metrics.inception_score import inception_score
 from phin.metrics.jackknife import Estimate
@@ -24,16 +26,26 @@ class Measure:
     """Whether it goes by the first of both sets only, whose features are kept, and not by all."""
     ratio: bool = True
     """Whether it makes sense to divide it by that of real pictures."""
+    ends: tuple[float, float] = (0.0, math.inf)
+    """Between which values it can be."""
 
+
+ANY = (-math.inf, math.inf)
+SHARE = (0.0, 1.0)
+SCORE = (1.0, math.inf)
 
 MEASURES: dict[str, Measure] = {
     "frechet": Measure("FID", lambda x, real: frechet_estimate(x.moments, real.moments), by_first=False),
-    "kernel": Measure("KID", lambda x, real: kernel_distance(x.features, real.features), ratio=False),
-    "inception": Measure("Inception Score", lambda x, _: inception_score(x.certainties), by_first=False),
-    "precision": Measure("precision", lambda x, real: precision(x.cloud, real.cloud)),
-    "recall": Measure("recall", lambda x, real: recall(x.cloud, real.cloud)),
+    "kernel": Measure(
+        "KID", lambda x, real: kernel_distance(x.features, real.features), ratio=False, ends=ANY
+    ),
+    "inception": Measure(
+        "Inception Score", lambda x, _: inception_score(x.certainties), by_first=False, ends=SCORE
+    ),
+    "precision": Measure("precision", lambda x, real: precision(x.cloud, real.cloud), ends=SHARE),
+    "recall": Measure("recall", lambda x, real: recall(x.cloud, real.cloud), ends=SHARE),
     "density": Measure("density", lambda x, real: density(x.cloud, real.cloud)),
-    "coverage": Measure("coverage", lambda x, real: coverage(x.cloud, real.cloud)),
+    "coverage": Measure("coverage", lambda x, real: coverage(x.cloud, real.cloud), ends=SHARE),
 }
 
 
@@ -43,26 +55,26 @@ def measured(x: Summary, real: Summary) -> dict[str, Estimate]:
 
 
 def figures(
-    found: dict[str, Estimate], floor: dict[str, Estimate], x: Summary, real: Summary, split: str
+    x: Summary, others: Summary, real: Summary, floor: dict[str, Estimate], split: str
 ) -> dict[str, dict[str, Any]]:
-    """Measures beside those of training pictures, which are the floor, JSON-able.
+    """Measures of pictures beside those of other real ones, which are the floor, JSON-able.
+
+    Most measures depend on n: where the floor is of fewer pictures, nothing is divided by it.
 
     Args:
-        found: Of the pictures.
-        floor: Of as many training pictures.
         x: The pictures.
+        others: The pictures of the floor.
         real: The reference.
+        floor: What the others get.
         split: The split that the reference is from.
     """
-    table: dict[str, dict[str, Any]] = {}
+    found, table = measured(x, real), dict[str, dict[str, Any]]()
     for name, measure in MEASURES.items():
         made, least = found[name], floor[name]
-        n, m = (min(s.n, s.kept) if measure.by_first else s.n for s in (x, real))
+        n, k, m = (min(s.n, s.kept) if measure.by_first else s.n for s in (x, others, real))
         table[name] = {
-            **made.facts,
-            "n": n,
-            "floor": least.facts,
-            "over_floor": made.value / least.value if measure.ratio and least.value else None,
-            "reference": {"split": split, "n": m},
+            **figure(made, n, split, m, measure.ends),
+            "floor": figure(least, k, split, m, measure.ends),
+            "over_floor": made.value / least.value if measure.ratio and least.value and k == n else None,
         }
     return table

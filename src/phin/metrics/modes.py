@@ -6,7 +6,7 @@ References:
         section 4.2 (the count, and the divergence of the drawn from the modes of the data).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phin.errors import PhinError
 from phin.metrics.features import Features
+from phin.metrics.jackknife import GROUPS, Estimate, jackknife
 from phin.pictures import to_integers
 
 
@@ -31,10 +32,10 @@ class Modes:
             likely modes it is (K - 1) / (2 n) on average, if n is large against K.
     """
 
-    found: int
+    found: Estimate
     modes: int
     n: int
-    kl: float
+    kl: Estimate
 
 
 def read_modes(reader: Features, x: Float[Tensor, "n layers height width"]) -> Int64[Tensor, "n"]:
@@ -49,24 +50,41 @@ def read_modes(reader: Features, x: Float[Tensor, "n layers height width"]) -> I
 
 
 def count(
-    reader: Features, pictures: Iterable[Float[Tensor, "_ layers height width"]], layers: int
-) -> Int64[Tensor, "modes"]:
-    """How many of the pictures, which come in batches, are of each mode: to be added up over processes."""
+    reader: Features,
+    pictures: Iterable[tuple[Sequence[int] | range, Float[Tensor, "_ layers height width"]]],
+    layers: int,
+) -> Int64[Tensor, "groups modes"]:
+    """How many of the pictures are of each mode: to be added up over processes.
+
+    Args:
+        reader: What reads them.
+        pictures: In batches, with their numbers: number i belongs to group i mod `GROUPS`.
+        layers: Of each.
+    """
     modes = len(reader.class_names) ** layers
-    counts = torch.zeros(modes, dtype=torch.int64)
-    for x in pictures:
-        counts += torch.bincount(read_modes(reader, x), minlength=modes)
-    return counts
+    counts = torch.zeros(GROUPS * modes, dtype=torch.int64)
+    for places, x in pictures:
+        group = torch.as_tensor(places) % GROUPS
+        counts += torch.bincount(group * modes + read_modes(reader, x), minlength=len(counts))
+    return counts.view(GROUPS, modes)
 
 
-def tally(counts: Int64[Tensor, "modes"]) -> Modes:
-    """What to say of so many pictures of each mode.
+def tally(counts: Int64[Tensor, "groups modes"]) -> Modes:
+    """What to say of so many pictures of each mode, with the errors of the `jackknife` over groups.
 
     Raises:
-        PhinError: There are no pictures.
+        PhinError: There are no pictures without one of the groups.
     """
-    if not (n := int(counts.sum())):
-        raise PhinError("no pictures have no modes: give 25,600 of stacked MNIST")
-    share = counts.double() / n
-    kl = torch.xlogy(share, share * len(counts)).sum().item()
-    return Modes(int((counts > 0).sum()), len(counts), n, kl)
+    whole, left = counts.sum(0), counts.sum(0) - counts
+    if not bool(left.any(1).all()):
+        raise PhinError(f"{int(whole.sum())} pictures are too few for modes: give 25,600 of stacked MNIST")
+
+    def kl(count: Tensor) -> float:
+        share = count.double() / count.sum()
+        return torch.xlogy(share, share * len(share)).sum().item()
+
+    def found(count: Tensor) -> float:
+        return float((count > 0).sum())
+
+    estimates = [jackknife(of(whole), [of(part) for part in left]) for of in (found, kl)]
+    return Modes(estimates[0], counts.shape[1], int(whole.sum()), estimates[1])

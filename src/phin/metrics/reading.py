@@ -18,7 +18,9 @@ from torch import Tensor
 
 from phin.data.base import from_integers
 from phin.errors import PhinError
+from phin.metrics.figure import figure
 from phin.metrics.frechet import Estimate, Moments, frechet_estimate, moments
+from phin.metrics.jackknife import NORMAL
 from phin.nets.classifier import Classifier
 from phin.pictures import to_bytes
 
@@ -129,15 +131,31 @@ class Rate:
         return math.sqrt(p * (1 - p) / n + 1 / (4 * n * n)) / (1 + 1 / n)
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, Wilson's, with z the normal deviate: within [0, 1], and no point if all are right.
+
+        `(p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`
+        """
+        p, n, z = self.value, self.n, NORMAL
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = ((p + z * z / (2 * n) + side) / (1 + z * z / n) for side in (-half, half))
+        return max(0.0, low), min(1.0, high)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """All of it, JSON-able; None is no value."""
         value, error = (self.value, self.error) if self.n else (None, None)
-        return {"right": self.right, "n": self.n, "rate": value, "error": error}
+        interval = list(self.interval) if self.n else None
+        return {"right": self.right, "n": self.n, "rate": value, "error": error, "interval": interval}
 
-    def beside(self, real: "Rate") -> dict[str, Any]:
-        """It beside that of real pictures, JSON-able: `share` is the one over the other; None is no value."""
+    def beside(self, real: "Rate", split: str = "test") -> dict[str, Any]:
+        """It beside that of real pictures of a split, JSON-able: `share` is the one over the other.
+
+        None is no value.
+        """
         seen, share = real.facts, self.value / real.value if self.n and real.right else None
-        return {**self.facts, "real_rate": seen["rate"], "real_error": seen["error"], "share": share}
+        known = {f"real_{key}": seen[key] for key in ("rate", "error", "interval")}
+        return {**self.facts, **known, "share": share, "reference": {"split": split, "n": real.n}}
 
 
 @dataclass(frozen=True)
@@ -206,8 +224,8 @@ class Evaluation:
             "pictures": self.pictures,
             "cells": self.cells,
             **{name: made.beside(getattr(self.real, name)) for name, made in vars(self.generated).items()},
-            "frechet": vars(self.frechet),
-            "floor": vars(self.floor),
+            "frechet": figure(self.frechet, self.cells, "test"),
+            "floor": figure(self.floor, self.cells, "test"),
             "frechet_over_floor": self.frechet.value / self.floor.value if self.floor.value else None,
         }
 

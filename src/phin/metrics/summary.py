@@ -106,11 +106,7 @@ class Summary:
         Raises:
             PhinError: Their features have no covariance, even without a group, or they are all the same.
         """
-        if self.n < (least := fewest(features.dims)):
-            raise PhinError(
-                f"{self.n:,} {what} are too few for the {features.dims:,} features of {features.name}, whose "
-                f"covariance they leave open: give {least:,} or more, or take fewer features by --features"
-            )
+        enough(self.n, what, features)
         whole = reduce(add, self.moments)
         if np.trace(whole.scatter) <= SAME * self.n * (whole.mean @ whole.mean):
             raise PhinError(
@@ -145,8 +141,23 @@ class Summary:
             ]
             whole._merge(sum(n), found, certain)
         whole.right = sum(int(part.sum()) for part in gathered(torch.tensor([self.right])))
-        whole.first = [*zip(gathered(torch.cat(features[0])), gathered(torch.cat(features[1])), strict=True)]
+        if self.kept:
+            parts = (gathered(torch.cat(column)) for column in features)
+            whole.first = [*zip(*parts, strict=True)]
         return whole
+
+
+def enough(n: int, what: str, features: Features) -> None:
+    """Refuses too few pictures, before any is looked at; arguments as of `Summary.check`.
+
+    Raises:
+        PhinError: So many pictures have no covariance of their features, even without a group.
+    """
+    if n < (least := fewest(features.dims)):
+        raise PhinError(
+            f"{n:,} {what} are too few for the {features.dims:,} features of {features.name}, whose "
+            f"covariance they leave open: give {least:,} or more, or take fewer features by --features"
+        )
 
 
 def fewest(dims: int) -> int:
@@ -163,12 +174,11 @@ def summarised(
     pictures: UInt8[Tensor, "n channels height width"],
     kept: int = 0,
     labels: Int64[Tensor, "n"] | None = None,
-    places: range | None = None,
 ) -> Summary:
-    """The summary of pictures that are all there; `places` are their numbers, from 0 on by default."""
+    """The summary of pictures that are all there."""
     summary = Summary(kept)
-    places = range(len(pictures)) if places is None else places
     for start in range(0, len(pictures), BATCH):
         rows = slice(start, start + BATCH)
-        summary.add(places[rows], features(pictures[rows]), None if labels is None else labels[rows])
+        places = range(len(pictures))[rows]
+        summary.add(places, features(pictures[rows]), None if labels is None else labels[rows])
     return summary
