@@ -63,8 +63,8 @@ class Classification(Task):
 class NoisyClassification(Task):
     """Classification of noisy pictures, at any level, for guidance.
 
-    Targets are not smoothed: guidance needs p(y | z) as it is. With `views`, it is that of data moved a little,
-    which is not quite the denoiser's; without, the classifier comes to know its training pictures by heart.
+    Targets are not smoothed: guidance needs p(y | z) as it is. With `views`, it is that of data moved a
+    little, not quite the denoiser's; without, the classifier comes to know its pictures by heart.
 
     Args:
         model: The classifier to train.
