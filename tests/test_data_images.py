@@ -1,8 +1,13 @@
 """Fixed image sets: order, splits, values; and the files they are read from."""
 
+import contextlib
 import io
+import os
 import tarfile
-from hashlib import sha256
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -398,6 +403,65 @@ def test_a_folder_that_is_too_large_for_memory_gives_the_same_and_reads_it_when_
         save(path, 200)
     assert set(numbers_of(stored.train(0, 5, 20).x)) == {200}
     assert max(numbers_of(kept.train(0, 5, 20).x)) < 40
+
+
+def test_the_order_is_that_of_the_hashes_of_names_in_whatever_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden pictures are left out, but not what a hidden folder of a class has; links are not followed."""
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    files = ["b/x.png", "b/deep/deeper/y.JPG", "b/.thumbs/z.png", "a b/Hà Nội.png", "ß/日.png", "b/10.png"]
+    for file in (*files, "b/.x.png", ".b/x.png", "empty/deep/.x.png"):
+        save(tmp_path / file)
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "ß", target_is_directory=True)
+    data = folder.load(str(tmp_path))
+    assert data.class_names == ("a b", "b", "ß")
+    splits = [data.splits[which] for which in ("train", "valid", "test")]
+    found = [name for split in splits if isinstance(split, folder.Stored) for name in split.names]
+    assert found == sorted(files, key=lambda name: blake2b(os.fsencode(name), digest_size=8).digest())
+    labels = [split.labels.tolist() for split in splits if split.labels is not None]
+    assert [data.class_names[label] for label in chain(*labels)] == [name.split("/")[0] for name in found]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry of a folder that is not there."""
+
+    name: str
+
+    def is_file(self) -> bool:
+        return True
+
+    def is_dir(self, follow_symlinks: bool = True) -> bool:
+        return False
+
+
+def test_a_name_of_a_large_folder_takes_its_bytes_and_nine_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And little beyond that while the folder is opened; one long name does not make the others longer."""
+    letters = "a" * 200
+
+    def names(n: int) -> Iterator[Listed]:
+        return (Listed(f"{letters[: 200 if i == 7 else 11]}{i:05}.png") for i in range(n))
+
+    def held(n: int) -> tuple[int, int]:
+        """Bytes of the opened folder, and the most that there were at once."""
+        monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext(names(n)))
+        tracemalloc.start()
+        data = folder.load(str(tmp_path))
+        found = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert data.count("train") == n - 2 * (n // 10)
+        return found
+
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    monkeypatch.setattr(folder, "read", lambda file: np.zeros((1, 2, 2), np.uint8))
+    held(100)  # what is imported, and kept, on the way
+    few, many = held(2_000), held(20_000)
+    now, most = ((b - a) / 18_000 for a, b in zip(few, many, strict=True))
+    assert now == pytest.approx(20 + 1 + 8, abs=0.1)
+    assert most < 3 * now
 
 
 def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """A folder of pictures as a data set, with one sub-folder a class or none at all."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
 from phin.data.base import Images, Part, by_tenths
@@ -21,18 +22,53 @@ IN_MEMORY = 2**28  # bytes of pixels; more of them stay on the disk
 
 
 @dataclass(frozen=True, eq=False)
+class Names:
+    """Names of files, one after the other in one piece of memory, and some of them in an order.
+
+    A million of them take their bytes, one more that ends each, and eight that say where it begins; those
+    that are some of others share the bytes.
+    """
+
+    text: bytes
+    """Each name ends with a zero, which no name has in it."""
+    starts: Int64[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """These names, in their order."""
+        text, starts = bytearray(), array("q")
+        for name in names:
+            starts.append(len(text))
+            text += os.fsencode(name) + b"\0"
+        return cls(bytes(text), np.array(starts, np.int64))
+
+    def __iter__(self) -> Iterator[str]:
+        return (os.fsdecode(name) for name in self.encoded())
+
+    def encoded(self) -> Iterator[bytes]:
+        """Each as the file system has it."""
+        return (self.text[start : self.text.index(0, start)] for start in self.starts)
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> "Names":
+        return Names(self.text, self.starts[rows])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+@dataclass(frozen=True, eq=False)
 class Stored:
     """A split that stays on the disk: its pictures are read each time they are asked for."""
 
     root: Path
-    names: Shaped[np.ndarray, " n"]
-    """Of the files, from the root, in bytes: each takes as much as the longest."""
+    names: Names
+    """Of the files, from the root."""
     labels: Tensor | None = None
 
     @property
     def images(self) -> UInt8[Tensor, "n channels height width"]:
         """All of them, in memory."""
-        return torch.from_numpy(np.stack([read(self.root / os.fsdecode(name)) for name in self.names]))
+        return torch.from_numpy(np.stack([read(os.path.join(self.root, name)) for name in self.names]))
 
     def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> "Stored":
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
@@ -61,7 +97,7 @@ def load(path: str) -> Images:
             f"folder:{path} is not a folder; give the path of one with images, as in folder:photos"
         )
     try:
-        names, class_names = _find(root)
+        names, labels, class_names = _find(root)
     except OSError as error:
         raise PhinError(
             f"{error.filename} cannot be read ({error.strerror}); check its permissions"
@@ -71,12 +107,10 @@ def load(path: str) -> Images:
             f"{root} has {len(names)} images ({', '.join(sorted(SUFFIXES))}); "
             "it takes at least 3: to train, to validate and to test"
         )
-    names.sort(key=lambda name: blake2b(os.fsencode(name), digest_size=8).digest())
-    labels = None
-    if class_names:
-        number = {name: i for i, name in enumerate(class_names)}
-        labels = torch.tensor([number[name.split("/", 1)[0]] for name in names])
-    shape = read(root / names[0]).shape
+    hashes = (blake2b(name, digest_size=8).digest() for name in names.encoded())
+    order = np.argsort(np.fromiter((int.from_bytes(digest) for digest in hashes), np.uint64), kind="stable")
+    names, labels = names[order], None if labels is None else labels[torch.from_numpy(order)]
+    shape = read(root / next(iter(names))).shape
     if len(names) * int(np.prod(shape)) <= IN_MEMORY:
         images = np.empty((len(names), *shape), np.uint8)
         for i, image in enumerate(_read_all(root, names)):
@@ -85,59 +119,73 @@ def load(path: str) -> Images:
     else:
         for _ in _read_all(root, names):
             pass
-        splits = by_tenths(Stored(root, np.array([os.fsencode(name) for name in names]), labels))
+        splits = by_tenths(Stored(root, names, labels))
     return Images(f"folder:{path}", splits, class_names)
 
 
-def _find(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The pictures below a folder, by their names from there, and the names of their classes."""
-    own = _children(root, lambda child: _is_picture(child.name) and child.is_file())
-    below: dict[str, list[str]] = {}
-    for name in _children(root, lambda child: child.is_dir()):
-        files = (
-            (Path(folder, file).relative_to(root).as_posix(), file)
-            for folder, _, files in os.walk(root / name, onerror=_refuse)
-            for file in files
+def _find(root: Path) -> tuple[Names, Tensor | None, tuple[str, ...]]:
+    """The pictures below a folder, by their names from there, their classes, and the names of these."""
+    own = Names.of(_pictures(root))
+    with os.scandir(root) as children:
+        folders = sorted(
+            child.name for child in children if not child.name.startswith(".") and child.is_dir()
         )
-        below[name] = [file for file, last in files if _is_picture(last) and (root / file).is_file()]
-    class_names = tuple(name for name, files in below.items() if files)
-    if own and class_names:
+    counts = dict.fromkeys(folders, 0)
+
+    def below() -> Iterator[str]:
+        for folder in folders:
+            for name in _all_pictures(root / folder):
+                counts[folder] += 1
+                yield f"{folder}/{name}"
+
+    names = Names.of(below())
+    class_names = tuple(folder for folder, count in counts.items() if count)
+    if len(own) and class_names:
         raise PhinError(
-            f"{root} has images of its own, such as {own[0]}, and others in {class_names[0]}/; "
+            f"{root} has images of its own, such as {min(own)}, and others in {class_names[0]}/; "
             "put all into sub-folders (one a class) or none"
         )
-    return own or [file for files in below.values() for file in files], class_names
+    if not class_names:
+        return own, None, ()
+    many = torch.tensor([counts[name] for name in class_names])
+    return names, torch.arange(len(many)).repeat_interleave(many), class_names
 
 
-def _refuse(error: OSError) -> None:
-    """For `os.walk`, which would pass over folders that cannot be read."""
-    raise error
+def _pictures(folder: Path) -> Iterator[str]:
+    """The names of a folder's own pictures, as the disk has them: no list is made of a million."""
+    with os.scandir(folder) as children:
+        for child in children:
+            if _is_picture(child.name) and child.is_file():
+                yield child.name
 
 
-def _children(root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
-    """Names of what is in a folder and not hidden, in order: a million of them take less than their paths."""
-    with os.scandir(root) as children:
-        return sorted(child.name for child in children if not child.name.startswith(".") and wanted(child))
+def _all_pictures(folder: Path) -> Iterator[str]:
+    """Those below a folder, too, by their names from there; links to other folders are not followed."""
+    yield from _pictures(folder)
+    with os.scandir(folder) as children:
+        deeper = [child.name for child in children if child.is_dir(follow_symlinks=False)]
+    for name in deeper:
+        yield from (f"{name}/{below}" for below in _all_pictures(folder / name))
 
 
 def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 
-def _read_all(root: Path, names: Sequence[str]) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
+def _read_all(root: Path, names: Names) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
     """Each picture, which has to be like the first."""
-    shape = read(root / names[0]).shape
-    for name in names:
-        image = read(root / name)
+    files = (os.path.join(root, name) for name in names)  # a Path would leave its parts in Python's memory
+    first = os.path.join(root, next(iter(names)))
+    shape = read(first).shape
+    for file in files:
+        image = read(file)
         if image.shape != shape:
             sizes = describe(image.shape), describe(shape)
-            raise PhinError(
-                f"{root / name} is {sizes[0]} and {root / names[0]} is {sizes[1]}; make all images alike"
-            )
+            raise PhinError(f"{file} is {sizes[0]} and {first} is {sizes[1]}; make all images alike")
         yield image
 
 
-def read(file: Path) -> UInt8[np.ndarray, "channels height width"]:
+def read(file: Path | str) -> UInt8[np.ndarray, "channels height width"]:
     """The pixels of a picture's file, grey or RGB.
 
     Raises:
