@@ -59,9 +59,9 @@ class Display:
         )
 
 
-def counted(steps: int) -> str:
-    """A number of steps."""
-    return f"{steps:,} step{'' if steps == 1 else 's'}"
+def counted(n: int, what: str = "step") -> str:
+    """A number of steps, or of something else."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

@@ -6,7 +6,7 @@ sampled; pictures and numbers that show whether training is on track; checkpoint
 goes on.
 
 A step is a function of (seed, step) and of what is in the checkpoint, nothing else, so that on a CPU, under a
-budget of steps, a run that was interrupted ends as the uninterrupted one, bit for bit.
+budget of steps, with as many threads, a run that was interrupted ends as the uninterrupted one, bit for bit.
 """
 
 import abc
@@ -194,8 +194,15 @@ def fit(
     if finished():
         display.say(f"{out} is finished after {counted(state.step)}, {state.seconds / 60:.1f} minutes")
         return run.result(state)
+    threads = torch.get_num_threads()
+    place = f"on {accelerator.device.type}, with {counted(threads, 'thread')}"
+    place += f" in each of {processes} processes" if processes > 1 else ""
+    place += f", and not {state.threads}: rounding differs" if state.threads not in (0, threads) else ""
+    state.threads = threads
     if state.step:
-        display.say(f"{out} goes on from step {state.step:,} ({progress:.0%} of the budget)")
+        display.say(f"{out} goes on from step {state.step:,} ({progress:.0%} of the budget) {place}")
+    else:
+        display.say(f"{out} begins {place}")
 
     start, saved = clock() - state.seconds, clock()
     examples, trained = state.examples, state.trained

@@ -46,6 +46,8 @@ class State:
     """Lowest validation loss."""
     validation: dict[str, float] = field(default_factory=dict[str, float])
     """The last validation."""
+    threads: int = 0
+    """Of the CPU, in each process of the last session: rounding depends on them. 0 is unknown."""
 
     def progress(self, config: TrainConfig) -> float:
         """The share of the budget that is used up; 1 or more at the end."""
