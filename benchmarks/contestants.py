@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import phin
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.parameterization import v
 from phin.errors import PhinError
@@ -26,6 +27,8 @@ from phin.nets.precision import bf16_is_fast
 from phin.nets.unet import UNet, UNetConfig
 from phin.pictures import to_integers
 from phin.sampling import SampleConfig, draw
+from phin.training.ema import EMA
+from phin.training.optimizer import Optimizer
 
 SIDE = 28
 ALIKE = 0.05  # how far FLOPs may differ
@@ -65,7 +68,12 @@ class Setting:
         """The network in this setting, called as before."""
         if self.channels_last:
             net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return torch.compile(net) if self.compiled else net
+        if not self.compiled:
+            return net
+        # Past its limit of compilations, torch would run the network as it is, under this setting's name.
+        dynamo: Any = importlib.import_module("torch._dynamo.config")
+        dynamo.fail_on_recompile_limit_hit = True
+        return torch.compile(net, dynamic=False)
 
     def precision(self) -> AbstractContextManager[object]:
         """What its network computes in."""
@@ -103,15 +111,23 @@ class Contestant:
         torch.manual_seed(0)
         net = library.build()
         self.library, self.setting, self.net = library, setting, setting.applied(net)
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+        self.prepare(net)
+
+    def prepare(self, net: nn.Module) -> None:
+        """Makes AdamW, the same for all."""
+        self.adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
 
     def train(self, batch: Batch) -> None:
-        """A step: forward, mean squared error, backward, AdamW."""
+        """A step: forward, mean squared error, backward, and what comes of the gradients."""
         with self.setting.precision():
             output = self.library.call(self.net, batch.z, batch.t)
         F.mse_loss(output.float(), batch.target).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.update()
+
+    def update(self) -> None:
+        """Moves the weights by their gradients, and forgets these."""
+        self.adamw.step()
+        self.adamw.zero_grad()
 
     def call(self, batch: Batch) -> Tensor:
         """A call of the network, without gradients."""
@@ -122,6 +138,29 @@ class Contestant:
         """Pictures."""
         with torch.no_grad(), self.setting.precision():
             return self.library.draw(self.net, n, steps)
+
+
+class OwnStep(Contestant):
+    """Phin with what `phin train mnist` does of the gradients: clipping, Muon with AdamW, and the average.
+
+    Pictures, noise and loss are those of all.
+    """
+
+    config = phin.RECIPES["mnist"].train
+
+    def __init__(self) -> None:
+        super().__init__(LIBRARIES["phin"])
+
+    def prepare(self, net: nn.Module) -> None:
+        self.optimizer = Optimizer(net, self.config.betas, self.config.weight_decay, self.config.muon)
+        self.average, self.steps = EMA(net, self.config.ema, self.config.ema_decay), 0
+
+    def update(self) -> None:
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        self.optimizer.step(self.config.lr)
+        self.steps += 1
+        self.average.update(self.steps)
+        self.optimizer.zero_grad()
 
 
 def missing(library: Library) -> str | None:
@@ -217,13 +256,23 @@ def _diffusers() -> nn.Module:
 
 
 def _diffusers_draw(net: nn.Module, n: int, steps: int) -> Tensor:
-    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    return scheduled(net, "DPMSolverMultistepScheduler", n, steps)
 
-    pipeline = DDPMPipeline(net, DPMSolverMultistepScheduler(num_train_timesteps=1000))
-    pipeline.set_progress_bar_config(disable=True)
-    pictures = pipeline(batch_size=n, num_inference_steps=steps, output_type="np").images
-    return torch.from_numpy(pictures * 255).round().to(torch.uint8).movedim(-1, 1)
+
+def scheduled(net: nn.Module, name: str, n: int, steps: int) -> Tensor:
+    """What a network of diffusers draws by a scheduler, uint8 (n, 1, 28, 28).
+
+    The loop is that of its pipelines, which cannot have every scheduler: they give a generator to each, and
+    some take none. Between the calls a picture stays float32.
+    """
+    diffusers: Any = importlib.import_module("diffusers")
+    scheduler = getattr(diffusers, name)(num_train_timesteps=1000)
+    scheduler.set_timesteps(steps)
+    z = scheduler.init_noise_sigma * torch.randn(n, 1, SIDE, SIDE)
+    for t in scheduler.timesteps:
+        output = net(scheduler.scale_model_input(z, t), t).sample.float()
+        z = scheduler.step(output, t, z).prev_sample
+    return to_integers(z.clamp(-1, 1))
 
 
 # denoising-diffusion-pytorch

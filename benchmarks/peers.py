@@ -6,15 +6,17 @@
 All have a network of as many FLOPs a picture (within 5 %), the same pictures, batch and threads, and take
 turns, round by round. Measured are
 
-- training: forward, mean squared error, backward and a fused AdamW step;
+- training: forward, mean squared error, backward and a fused AdamW step, the same for all; and a row of
+  Phin's own step, which clips gradients, moves by Muon and AdamW, and averages the weights, as `phin train`;
 - calls of the network, without gradients;
 - drawing: whole pictures, in equally many calls of the network, by each library's own sampler, to 8 bits;
 - the peak memory of training, of a process of its own.
 
-Phin runs as its users have it. Each peer runs in its best setting, which is found by trying all: float32 or
-bfloat16 autocast, channels last or not, torch.compile or not. Drawing has the setting that is best for calls,
-and memory that for training, or Phin's own where none is sought (by --each, or without training). A ratio is
-the median, over rounds, of their seconds by ours, with its quartiles.
+Phin's network runs in the precision that its users have. Each peer runs in its best setting, which is found
+by trying all: float32 or bfloat16 autocast, channels last or not, torch.compile or not. Drawing has the
+setting that is best for calls, and memory the one that takes least. A compiled setting that torch cannot
+compile, or gives up compiling, is left out and named. A ratio is the median, over rounds, of their seconds
+by ours, with its quartiles.
 
 The ceiling is what the machine can do, measured in the same rounds: the 3 x 3 convolutions of Phin's network
 alone, and a matrix product. Shares are of the convolutions in the better precision: forward for calls and
@@ -45,6 +47,7 @@ from contestants import (
     Batch,
     Contestant,
     Library,
+    OwnStep,
     Setting,
     alike,
     calls,
@@ -62,7 +65,7 @@ from phin.training.checkpoint import write_json
 from phin.training.compiling import lacking
 from phin.training.run import peak_memory
 
-OURS = "phin"
+OURS, OWN = "phin", "phin, its own step"
 MEASURES = ("training", "calls", "drawing", "memory")
 MATRIX = (4096, 1024, 1024)  # of the product: rows, inner, columns
 
@@ -164,9 +167,14 @@ def settings(asked: Sequence[str] | None, compiled: bool | None) -> list[Setting
     return [setting for setting in wanted if not setting.compiled or (compiled is not False and not tool)]
 
 
-def best(seconds: Mapping[str, Sequence[float]]) -> str:
-    """The fastest, by the medians."""
-    return min(seconds, key=lambda name: statistics.median(seconds[name]))
+def fastest(seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """All, the fastest first, by the medians."""
+    return sorted(seconds, key=lambda name: statistics.median(seconds[name]))
+
+
+def reason(error: Exception) -> str:
+    """An error's kind and first line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def say(words: str) -> None:
@@ -192,44 +200,65 @@ class Race:
     """FLOPs of each, forward and in training."""
     tried: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Images a second, by measure, peer and setting."""
-    chosen: dict[str, dict[str, Contestant]] = field(default_factory=dict)
-    """Each peer in its best setting, by measure."""
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Why a compiled setting is left out, by measure, and by peer and setting."""
+    ranked: dict[str, dict[str, list[Contestant]]] = field(default_factory=dict)
+    """Each peer in all settings, the fastest first, by measure."""
 
     def action(self, measure: str, one: Contestant) -> Callable[[], object]:
         """What is timed."""
         return partial(ACTIONS[measure], one, self.batch, self.steps)
 
-    def choose(self, measure: str) -> dict[str, Contestant]:
-        """Each peer in its best setting, by trying all, one peer after the other."""
-        if measure not in self.chosen:
-            self.tried[measure], self.chosen[measure] = {}, {}
+    def runs(self, measure: str, name: str, one: Contestant) -> bool:
+        """Whether a contestant can be timed; torch.compile may fail at it, and then it is noted why."""
+        if not one.setting.compiled:
+            return True
+        try:
+            self.action(measure, one)()
+        except Exception as error:  # uncompiled it runs, so that it is the compiler's, whatever it is
+            self.failed.setdefault(measure, {})[f"{name}, {one.setting}"] = reason(error)
+            return False
+        return True
+
+    def rank(self, measure: str) -> dict[str, list[Contestant]]:
+        """Each peer in all settings, the fastest first, by trying them, one peer after the other."""
+        if measure not in self.ranked:
+            self.tried[measure], self.ranked[measure] = {}, {}
             for name in self.peers:
                 say(f"{measure}: trying {len(self.settings)} settings of {name}")
-                candidates = {str(setting): Contestant(LIBRARIES[name], setting) for setting in self.settings}
+                made = [Contestant(LIBRARIES[name], setting) for setting in self.settings]
+                candidates = {str(one.setting): one for one in made if self.runs(measure, name, one)}
                 actions = {setting: self.action(measure, one) for setting, one in candidates.items()}
                 seconds = interleaved(actions, self.trials)
                 self.tried[measure][name] = {
                     setting: rates(len(self.batch.z), taken)._asdict() for setting, taken in seconds.items()
                 }
-                self.chosen[measure][name] = candidates[best(seconds)]
-        return self.chosen[measure]
+                self.ranked[measure][name] = [candidates[setting] for setting in fastest(seconds)]
+        return self.ranked[measure]
 
     def entrants(self, measure: str) -> list[tuple[str, Contestant]]:
-        """Phin as it is, and each peer at its best; or all settings of all. Phin as it is comes first."""
-        ours = OURS, Contestant(LIBRARIES[OURS])
-        if not self.each:
-            # A drawing is calls of the network, so that its best setting is theirs.
-            return [ours, *self.choose("calls" if measure == "drawing" else measure).items()]
-        others = [
-            (name, Contestant(LIBRARIES[name], setting))
-            for name in (OURS, *self.peers)
-            for setting in self.settings
-            if (name, setting) != (OURS, DEFAULT)
-        ]
-        return [ours, *others]
+        """Phin, and each peer at its best; or all settings of all. Phin in its own precision comes first."""
+        ours: list[tuple[str, Contestant]] = [(OURS, Contestant(LIBRARIES[OURS]))]
+        if measure == "training":
+            ours.append((OWN, OwnStep()))
+        if self.each:
+            others = [
+                (name, Contestant(LIBRARIES[name], setting))
+                for name in (OURS, *self.peers)
+                for setting in self.settings
+                if (name, setting) != (OURS, DEFAULT)
+            ]
+            return [*ours, *(other for other in others if self.runs(measure, *other))]
+        # A drawing is calls of the network, so that its best setting is theirs.
+        ranked = self.rank("calls" if measure == "drawing" else measure)
+        able = {name: (one for one in ones if self.runs(measure, name, one)) for name, ones in ranked.items()}
+        firsts = [(name, next(ones, None)) for name, ones in able.items()]
+        return [*ours, *((name, one) for name, one in firsts if one is not None)]
 
     def run(self, measure: str) -> dict[str, Any]:
         """A measure of all, with the ceiling, in the same rounds: JSON-able."""
+        if any(setting.compiled for setting in self.settings):
+            torch.compiler.reset()  # what other measures had compiled counts against the limit
         entrants = {f"{name}, {one.setting}": (name, one) for name, one in self.entrants(measure)}
         limits = Ceiling(LIBRARIES[OURS], self.batch).actions()
         actions = {title: self.action(measure, one) for title, (_, one) in entrants.items()}
@@ -241,7 +270,8 @@ class Race:
         top = max(speed.median for name, speed in speeds.items() if name.startswith(f"convolutions {kind},"))
         rows: dict[str, dict[str, Any]] = {}
         for title, (name, one) in entrants.items():
-            work = self.networks[name]["training" if measure == "training" else "forward"]
+            net = self.networks[OURS if name == OWN else name]
+            work = net["training" if measure == "training" else "forward"]
             work *= self.steps if measure == "drawing" else 1
             speed, ours = rates(len(self.batch.z), seconds[title]), seconds[next(iter(entrants))]
             rows[title] = {
@@ -252,28 +282,46 @@ class Race:
                 "phin_is_faster": ratios(seconds[title], ours)._asdict(),
                 "seconds": seconds[title],
             }
-            if self.each and (same := seconds.get(f"{OURS}, {one.setting}")):
+            if self.each and name != OWN and (same := seconds.get(f"{OURS}, {one.setting}")):
                 rows[title]["phin_is_faster_in_this_setting"] = ratios(seconds[title], same)._asdict()
         return {"rows": rows, "ceiling": {name: speed._asdict() for name, speed in speeds.items()}}
 
 
 def alone(args: argparse.Namespace) -> None:
     """Trains one contestant for some steps, and prints what memory it took, as JSON."""
-    library, setting = args.alone
-    one = Contestant(LIBRARIES[library], SETTINGS[setting])
+    name, setting = args.alone
+    one = OwnStep() if name == OWN else Contestant(LIBRARIES[name], SETTINGS[setting])
     batch, before = Batch.of(args.batch), peak_memory() or 0
     for _ in range(3):
         one.train(batch)
     print(json.dumps({"peak": peak_memory() or 0, "before": before}))
 
 
-def memory(args: argparse.Namespace, chosen: Mapping[str, Setting]) -> dict[str, Any]:
-    """The peak memory of training of each, in the settings that are chosen, by name."""
+def memory(
+    args: argparse.Namespace, tried: Mapping[str, Sequence[Setting]], failed: dict[str, str]
+) -> dict[str, Any]:
+    """The peak memory of training of each, in the setting that takes least, by name.
+
+    Args:
+        args: The command line.
+        tried: The settings of each.
+        failed: Gets the reason of each compiled setting that fails.
+    """
     found: dict[str, Any] = {}
-    for name, setting in chosen.items():
-        say(f"memory: {name}, {setting}")
-        words = ["--alone", name, setting, "--batch", args.batch, "--threads", args.threads]
-        found[name] = {"setting": str(setting), **command.printed(__file__, *words)}
+    for name, settings in tried.items():
+        weighed: dict[str, dict[str, int]] = {}
+        for setting in map(str, settings):
+            say(f"memory: {name}, {setting}")
+            words = ["--alone", name, setting, "--batch", args.batch, "--threads", args.threads]
+            try:
+                weighed[setting] = command.printed(__file__, *words)
+            except PhinError as error:
+                if not SETTINGS[setting].compiled:
+                    raise
+                failed[f"{name}, {setting}"] = str(error)
+        if weighed:
+            least = min(weighed, key=lambda setting: weighed[setting]["peak"])
+            found[name] = {"setting": least, **weighed[least], "tried": weighed}
     for row in found.values():
         row["own"] = row["peak"] - row["before"]
     for row in found.values():
@@ -295,6 +343,8 @@ def printed(found: dict[str, Any]) -> Iterator[str]:
         f"settings of the peers: {', '.join(found['settings'])}"
     )
     yield from (f"{name} is skipped: {why}" for name, why in found["skipped"].items())
+    for measure, failed in found["failed"].items():
+        yield from (f"{measure}: {title} is left out: {why}" for title, why in failed.items())
     rows = [
         [name, f"{net['forward'] / 1e6:.1f}", f"{net['more']:+.1%}", f"{net['parameters']:,}"]
         for name, net in found["networks"].items()
@@ -401,11 +451,12 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "settings": [str(setting) for setting in tried],
         "networks": race.networks,
         "tried": race.tried,
+        "failed": race.failed,
     }
     found |= {measure: race.run(measure) for measure in ACTIONS if measure in args.measures}
     if "memory" in args.measures:
-        fastest = {name: one.setting for name, one in race.chosen.get("training", {}).items()}
-        found["memory"] = memory(args, {name: fastest.get(name, DEFAULT) for name in (OURS, *present)})
+        weighed = {OURS: [DEFAULT], OWN: [DEFAULT], **dict.fromkeys(present, tried)}
+        found["memory"] = memory(args, weighed, race.failed.setdefault("memory", {}))
     return found
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks conclude is right: turns, medians, ratios, equal FLOPs, marks, and who takes part."""
 
+import copy
 import importlib
 import json
 import math
@@ -7,8 +8,10 @@ import os
 import re
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +24,7 @@ from torch import nn
 import phin
 from phin.errors import PhinError
 from phin.training.checkpoint import save_weights
+from phin.training.loop import Losses, Task, fit
 
 ROOT = Path(__file__).parents[1]
 
@@ -224,8 +228,9 @@ def test_absent_peers_are_named_and_skipped_and_never_counted(
     assert set(found["skipped"]) == {"azula", "k-diffusion"}
     for measure in ("training", "calls", "drawing"):
         rows = found[measure]["rows"].values()
-        assert [row["library"] for row in rows] == ["phin", "diffusers"]
-        ours, theirs = rows
+        own = ["phin, its own step"] if measure == "training" else []
+        assert [row["library"] for row in rows] == ["phin", *own, "diffusers"]
+        ours, *_, theirs = rows
         assert ours["phin_is_faster"] == {"median": 1, "low": 1, "high": 1}
         ratio = sum(a / b for a, b in zip(theirs["seconds"], ours["seconds"], strict=True)) / 2
         assert theirs["phin_is_faster"]["median"] == pytest.approx(ratio)  # of two, the median is the mean
@@ -257,13 +262,137 @@ def test_a_peer_runs_in_its_fastest_setting(small: None, monkeypatch: pytest.Mon
     assert len(tried) == len(plain)
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile compiles, counts what it has compiled, and leaves the kernels as they are."""
+    dynamo = importlib.import_module("torch._dynamo")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=False):
+        yield
+    dynamo.reset()
+
+
+COMPILED = ("float32+compiled", "bfloat16+compiled")
+
+
+def test_a_setting_that_torch_gives_up_compiling_is_left_out_and_named(
+    small: None, eager: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two compilations are the limit, and others have had one."""
+    peers, contestants = benchmark("peers"), benchmark("contestants")
+    settings = [contestants.SETTINGS[name] for name in COMPILED]
+    race = peers.Race(["diffusers"], settings, False, contestants.Batch.of(2), 2, 1, 2, {})
+    contestants.Contestant(library(8), contestants.SETTINGS["float32+channels-last+compiled"]).train(
+        race.batch
+    )
+    assert [str(one.setting) for one in race.rank("training")["diffusers"]] == ["float32+compiled"]
+    assert list(race.tried["training"]["diffusers"]) == ["float32+compiled"]
+    assert race.failed == {"training": {"diffusers, bfloat16+compiled": unittest.mock.ANY}}
+    assert "Limit" in race.failed["training"]["diffusers, bfloat16+compiled"]
+    # The one that is left cannot draw either, so that the peer has no row, and no wrong one.
+    assert [name for name, _ in race.entrants("calls")] == ["phin"]
+    assert set(race.failed["calls"]) == {f"diffusers, {name}" for name in COMPILED}
+
+
+def test_what_one_measure_compiles_leaves_the_next_its_limit(
+    small: None, eager: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each measure compiles the forward pass twice, and twice is the limit."""
+    file = tmp_path / "peers.json"
+    words = f"{QUICK} --peers diffusers --settings {' '.join(COMPILED)} --json {file}".split()
+    assert benchmark("peers").main(words) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["failed"] == {}
+    for measure in ("training", "calls"):
+        assert set(found["tried"][measure]["diffusers"]) == set(COMPILED)
+    assert len(found["drawing"]["rows"]) == 2
+    assert "left out" not in capsys.readouterr().out
+
+
+class Fitted(Task):
+    """The step of all contestants, for `fit` to take."""
+
+    def __init__(self, model: nn.Module, batch: Any) -> None:
+        super().__init__()
+        self.model, self.batch = model, batch
+        self.averaged: dict[str, torch.Tensor] = {}
+
+    def forward(self, step: int, rows: slice) -> Losses:
+        error = self.model(self.batch.z).float() - self.batch.target
+        return Losses(error.square().mean((1, 2, 3)))
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
+        return {"loss": 0.0}
+
+
+def test_phins_own_step_is_that_of_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of `fit` end with the same weights and average; gradients are long, and clipped."""
+    contestants = benchmark("contestants")
+
+    def build() -> nn.Module:
+        layers = [nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 1, 1)]
+        return nn.Sequential(*layers)
+
+    conv = contestants.Library("small", "torch", build, lambda net, z, t: net(z), lambda *_: None)
+    monkeypatch.setitem(contestants.LIBRARIES, "phin", conv)
+    batch = replace(contestants.Batch.of(4, side=8), target=torch.full((4, 1, 8, 8), 30.0))
+    own = contestants.OwnStep()
+    task = Fitted(copy.deepcopy(own.net), batch)
+    config = replace(phin.RECIPES["mnist"].train, minutes=None, steps=3, warmup=0.0, anneal=False, batch=4)
+    config = replace(config, validate_every=1.0, picture_every=0.0, trackers=())
+    fit(task, config, tmp_path / "run", {"family": "none"})
+    for _ in range(3):
+        own.train(batch)
+    assert list(own.optimizer.kernels) == ["1.weight"]  # which Muon moves
+    for name, weight in own.net.state_dict().items():
+        torch.testing.assert_close(weight, task.model.state_dict()[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            own.average.model.state_dict()[name], task.averaged[name], rtol=1e-5, atol=1e-7
+        )
+        assert not torch.equal(weight, task.averaged[name])
+
+
+def test_memory_is_that_of_the_setting_that_takes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers, contestants = benchmark("peers"), benchmark("contestants")
+    peaks = {
+        ("phin", "bfloat16"): 300,
+        ("diffusers", "float32"): 500,
+        ("diffusers", "bfloat16"): 450,
+        ("diffusers", "bfloat16+channels-last"): 480,
+        ("diffusers", "float32+compiled"): 900,
+    }
+
+    def weighed(script: str, alone: str, name: str, setting: str, *_: Any) -> dict[str, int]:
+        if (name, setting) not in peaks:
+            raise PhinError(f"{setting} failed")
+        return {"peak": peaks[name, setting], "before": 200}
+
+    monkeypatch.setattr(peers.command, "printed", weighed)
+    args, failed = peers.parsed([]), dict[str, str]()
+    fast = contestants.SETTINGS["bfloat16"]
+    tried = [contestants.SETTINGS[setting] for name, setting in peaks if name == "diffusers"]
+    tried.append(contestants.SETTINGS["bfloat16+compiled"])
+    found = peers.memory(args, {"phin": [fast], "diffusers": tried}, failed)
+    row = found["diffusers"]
+    assert (row["setting"], row["peak"], row["own"]) == ("bfloat16", 450, 250)
+    assert row["phins_by_it"] == {"peak": pytest.approx(300 / 450), "own": pytest.approx(100 / 250)}
+    assert set(row["tried"]) == {setting for name, setting in peaks if name == "diffusers"}
+    assert failed == {"diffusers, bfloat16+compiled": "bfloat16+compiled failed"}
+    with pytest.raises(PhinError, match="bfloat16\\+channels-last failed"):
+        peers.memory(args, {"phin": [contestants.SETTINGS["bfloat16+channels-last"]]}, failed)
+
+
 def test_every_setting_has_a_row_if_that_is_asked_for(small: None, tmp_path: Path) -> None:
     file = tmp_path / "peers.json"
     words = f"{QUICK} --each --peers diffusers --settings float32 bfloat16 --json {file}".split()
     assert benchmark("peers").main(words) == 0
     rows = json.loads(file.read_text(encoding="utf-8"))["training"]["rows"]
     settings = ("float32", "bfloat16")
-    assert set(rows) == {f"{name}, {setting}" for name in ("phin", "diffusers") for setting in settings}
+    own = f"phin, its own step, {benchmark('contestants').DEFAULT}"
+    every = {f"{name}, {setting}" for name in ("phin", "diffusers") for setting in settings}
+    assert set(rows) == {*every, own}
+    assert "phin_is_faster_in_this_setting" not in rows[own]  # it is another step
     row = rows["diffusers, float32"]
     pairs = zip(row["seconds"], rows["phin, float32"]["seconds"], strict=True)
     same = sum(theirs / ours for theirs, ours in pairs) / 2
