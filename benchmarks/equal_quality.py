@@ -1,17 +1,19 @@
 """Pictures a second at equal quality: Phin beside peers, each model by its fastest sampler that will do.
 
-    python benchmarks/time_to_quality.py    # which trains the models
-    python benchmarks/equal_quality.py
+    python benchmarks/time_to_quality.py --peers-json peers.json    # which trains the models
+    python benchmarks/equal_quality.py --peers-json peers.json
 
-Every model draws by several of its library's samplers, in more and more steps. The least Frechet distance of
-a peer (digit reader, n pictures against MNIST's test digits) is its own best, and a sampler will do whose
-distance is at most five per cent above that. Of those the one of the fewest steps is timed, the peer's and
-that of Phin's model, which was told as little, `phin-unlabelled`: 64 pictures at a time, in turns. Distances
-are kept, and measured once.
+Every model draws by several of its library's samplers, in more and more steps, up to the thousand ancestral
+ones of its own script; a peer in the setting that was fastest at calls in `--peers-json`. The least Frechet
+distance of a peer (digit reader, n pictures against MNIST's test digits) is its own best, and a sampler will
+do whose distance is at most five per cent above that. Of those the one of the fewest steps is timed, the
+peer's and that of Phin's model, which was told as little, `phin-unlabelled`: 64 pictures at a time, in turns.
+
+Distances are kept, and measured once. A thousand calls for each of 5,000 pictures take hours: `--most-steps
+100` leaves such samplers out, and the page names them.
 """
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -21,8 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 from command import positive
-from contestants import LIBRARIES, SETTINGS, missing
-from time_to_quality import AT_ONCE, EQUAL, PEERS, Curve, Peer
+from contestants import DEFAULT, Setting, scheduled
+from time_to_quality import AT_ONCE, EQUAL, PEERS, Peer, settings, skipped
 from timing import interleaved, rates, ratios
 from torch import Tensor
 
@@ -32,7 +34,7 @@ from phin.cli.terminal import exit_code
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Reference, pictures
 from phin.machine import in_words, machine
-from phin.metrics.frechet import frechet_estimate
+from phin.metrics.frechet import Estimate, frechet_estimate
 from phin.metrics.summary import Summary
 from phin.models import samples
 from phin.pictures import to_integers
@@ -42,17 +44,20 @@ from phin.training.checkpoint import read_weights, write_json
 CLOSE = 1.05
 """Times a peer's own best."""
 BATCH = 64
-OURS = {"dpmpp_2m": (2, 3, 4, 5, 6, 8, 10), "unipc_2": (3, 4, 5, 6, 8)}
+OURS = {"dpmpp_2m": (2, 3, 4, 5, 6, 8, 10, 15, 25, 50), "unipc_2": (3, 4, 5, 6, 8)}
 """Phin's samplers, and their steps."""
 THEIRS: dict[str, dict[str, tuple[int, ...]]] = {
     "diffusers": {
-        "DDIMScheduler": (10, 20, 50),
+        "DDPMScheduler": (1000,),  # that of the script that trained it
+        "DDIMScheduler": (10, 20, 50, 100, 250),
         "DPMSolverMultistepScheduler": (5, 10, 20, 50),
         "UniPCMultistepScheduler": (5, 10, 20, 50),
     },
-    "denoising-diffusion-pytorch": {"DDIM": (10, 20, 50, 100)},
+    "denoising-diffusion-pytorch": {"DDIM": (10, 20, 50, 100, 250), "DDPM": (1000,)},
 }
-"""Those of peers."""
+"""Those of peers. denoising-diffusion-pytorch goes by DDPM, its default, in all of its 1,000 steps."""
+FEWEST = max(min(map(min, ladders.values())) for ladders in THEIRS.values())
+"""Steps that every peer has a sampler of."""
 
 
 class Sampler(NamedTuple):
@@ -60,48 +65,50 @@ class Sampler(NamedTuple):
 
     name: str
     steps: int
-    draw: Callable[[int], Tensor]
-    """n -> pictures, uint8."""
+    setting: Setting
+    draw: Callable[[range], Tensor]
+    """Places among all that are drawn -> the pictures there, uint8: others of others."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.steps} steps, {self.setting}"
 
 
 def ours(out: Path) -> list[Sampler]:
     """Phin's."""
     model = phin.load(out / EQUAL)
 
-    def draw(solver: str, steps: int, n: int) -> Tensor:
-        return to_integers(torch.stack(samples(model, n=n, batch=AT_ONCE, solver=solver, steps=steps)))
+    def draw(solver: str, steps: int, places: range) -> Tensor:
+        how = {"seed": places.start, "batch": AT_ONCE, "solver": solver, "steps": steps}
+        return to_integers(torch.stack(samples(model, n=len(places), **how)))
 
     return [
-        Sampler(solver, steps, partial(draw, solver, steps))
+        Sampler(solver, steps, DEFAULT, partial(draw, solver, steps))
         for solver, ladder in OURS.items()
         for steps in ladder
     ]
 
 
-def theirs(name: str, out: Path) -> list[Sampler]:
+def theirs(name: str, out: Path, drawing: Setting) -> list[Sampler]:
     """A peer's."""
-    curve = Curve(out / f"{name}.json", {})
-    peer, path = PEERS[name](SETTINGS[curve.found["setting"]]), out / f"{name}.safetensors"
+    peer, path = PEERS[name](Setting(), drawing), out / f"{name}.safetensors"
     peer.load(read_weights(path)[0], path)
     return [
-        Sampler(sampler, steps, partial(drawn, peer, sampler, steps))
+        Sampler(sampler, steps, drawing, partial(drawn, peer, sampler, steps))
         for sampler, ladder in THEIRS[name].items()
         for steps in ladder
     ]
 
 
-def drawn(peer: Peer, sampler: str, steps: int, n: int) -> Tensor:
-    """Pictures of a peer's average, by a scheduler of diffusers or by the library's own sampler."""
+def drawn(peer: Peer, sampler: str, steps: int, places: range) -> Tensor:
+    """Pictures of a peer's average, by a scheduler of diffusers or by the library's own sampler.
+
+    The first place is the seed, so that what is drawn depends on nothing that was drawn before.
+    """
+    torch.manual_seed(places.start)
     if peer.name != "diffusers":
-        return peer.draw(n, steps)
-    diffusers: Any = importlib.import_module("diffusers")
-    scheduler = getattr(diffusers, sampler)(num_train_timesteps=1000)
-    pipeline = diffusers.DDIMPipeline if sampler.startswith("DDIM") else diffusers.DDPMPipeline
-    with torch.no_grad(), peer.setting.precision():
-        made = pipeline(peer.mean, scheduler)
-        made.set_progress_bar_config(disable=True)
-        found = made(batch_size=n, num_inference_steps=steps, output_type="np").images
-    return torch.from_numpy(found * 255).round().to(torch.uint8).movedim(-1, 1)
+        return peer.draw(len(places), steps)
+    with torch.no_grad(), peer.drawing.precision():
+        return scheduled(peer.fast_mean, sampler, len(places), steps)
 
 
 class Distances:
@@ -124,40 +131,49 @@ class Distances:
                 )
             self.found = kept
 
-    def of(self, model: str, sampler: Sampler) -> float:
-        """The distance of a sampler of a model."""
-        key = f"{model} {sampler.name} {sampler.steps}"
+    def of(self, model: str, sampler: Sampler) -> Estimate:
+        """The distance of a sampler of a model, and its standard error."""
+        key = f"{model}, {sampler}"
         if key not in self.found["distances"]:
-            torch.manual_seed(0)
             summary = Summary(20)
             for first in range(0, self.n, AT_ONCE):
                 places = range(first, min(first + AT_ONCE, self.n))
-                summary.add(places, self.reference.features(sampler.draw(len(places))))
-            distance = frechet_estimate(summary.moments, self.reference.test.moments).value
-            self.found["distances"][key] = distance
+                summary.add(places, self.reference.features(sampler.draw(places)))
+            distance = frechet_estimate(summary.moments, self.reference.test.moments)
+            self.found["distances"][key] = distance.value, distance.error
             write_json(self.path, self.found)
-            print(f"{key}: {distance:.4g}", file=sys.stderr)
-        return self.found["distances"][key]
+            print(f"{key}: {told(distance)}", file=sys.stderr)
+        return Estimate(*self.found["distances"][key])
 
 
-def compared(name: str, out: Path, distances: Distances, rounds: int) -> list[str]:
+def told(distance: Estimate) -> str:
+    """A distance with its standard error."""
+    return f"{distance.value:.3g} ± {distance.error:.2g}"
+
+
+def brief(samplers: Sequence[Sampler], most: int) -> list[Sampler]:
+    """Those of so many steps at most."""
+    return [sampler for sampler in samplers if sampler.steps <= most]
+
+
+def compared(
+    name: str, peer: Sequence[Sampler], own: Sequence[Sampler], distances: Distances, rounds: int
+) -> list[str]:
     """A row of the table: a peer beside Phin."""
-    peer, own = theirs(name, out), ours(out)
-    best = min(distances.of(name, sampler) for sampler in peer)
+    best = min(peer, key=lambda sampler: distances.of(name, sampler).value)
+    least = distances.of(name, best)
     chosen: dict[str, Sampler] = {}
     for model, samplers in ((name, peer), (EQUAL, own)):
-        good = [sampler for sampler in samplers if distances.of(model, sampler) <= CLOSE * best]
+        good = [sampler for sampler in samplers if distances.of(model, sampler).value <= CLOSE * least.value]
         if good:  # a step is a call, of whatever sampler
             chosen[model] = min(good, key=lambda sampler: sampler.steps)
-    seconds = interleaved(
-        {model: partial(sampler.draw, BATCH) for model, sampler in chosen.items()}, rounds, warm_up=1
-    )
-    cells = [f"{name}: {best:.4g}"]
+    turns = {model: partial(sampler.draw, range(BATCH)) for model, sampler in chosen.items()}
+    seconds = interleaved(turns, rounds, warm_up=1)  # which compiles what is to be, for so many
+    cells = [f"{name}, {best}: {told(least)}"]
     for model in (name, EQUAL):
         if model in chosen:
-            how = f"{chosen[model].name}, {chosen[model].steps} steps"
             cells += [
-                f"{how}: {distances.of(model, chosen[model]):.4g}",
+                f"{chosen[model]}: {told(distances.of(model, chosen[model]))}",
                 f"{rates(BATCH, seconds[model]):.1f}",
             ]
         else:
@@ -171,7 +187,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_quality"), help="where the models are")
-    parser.add_argument("--n", type=int, default=2000, help="pictures of a distance")
+    parser.add_argument("--n", type=int, default=5000, help="pictures of a distance")
+    parser.add_argument("--most-steps", type=int, default=1000, help="of a sampler: fewer take less long")
+    parser.add_argument(
+        "--peers-json", type=Path, help="what peers.py --json wrote: the best settings of the peers"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="timed turns")
     parser.add_argument("--features", help="what reads pictures; the digit reader")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -182,15 +202,20 @@ def run(args: argparse.Namespace) -> None:
     """Compares who is there, and prints the table."""
     positive(args, "n", "rounds", "threads")
     torch.set_num_threads(args.threads)
+    if args.most_steps < FEWEST:
+        raise PhinError(f"most_steps = {args.most_steps}: some peers have no sampler of fewer than {FEWEST}")
     there = [name for name in PEERS if (args.out / f"{name}.safetensors").exists()]
     if not (args.out / EQUAL).is_dir() or not there:
         raise PhinError(f"{args.out} has no models to compare: train them by time_to_quality.py")
-    for name in [*there]:
-        if why := missing(LIBRARIES[name]):
-            there.remove(name)
-            print(f"{name} is skipped: {why}", file=sys.stderr)
+    drawing, absent = settings(args.peers_json, there, "calls"), skipped(())
     distances = Distances(args.out / "equal_quality.json", args.n, args.features)
-    rows = [compared(name, args.out, distances, args.rounds) for name in there]
+    own, rows, long = brief(ours(args.out), args.most_steps), list[list[str]](), list[str]()
+    for name in there:
+        if name not in absent:
+            every = theirs(name, args.out, drawing[name])
+            peer = brief(every, args.most_steps)
+            long += [f"{name}, {sampler}" for sampler in every if sampler not in peer]
+            rows.append(compared(name, peer, own, distances, args.rounds))
     heading = [
         "own best",
         "the peer's fastest",
@@ -201,7 +226,11 @@ def run(args: argparse.Namespace) -> None:
     ]
     print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
     print(markdown(heading, rows))
-    print(f"\nFrechet distance, {distances.found['features']}, n = {args.n:,}.")
+    print(f"\nFrechet distance ± its standard error, {distances.found['features']}, n = {args.n:,}.")
+    for name, why in absent.items():
+        print(f"{name} is skipped: {why}")
+    if long:
+        print(f"Left out for their steps: {'; '.join(long)}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
 """The wall clock from an empty process until a model of MNIST draws well, Phin's recipe and peers'.
 
-    python benchmarks/time_to_quality.py                    # all of it: hours, and it can be interrupted
+    python benchmarks/peers.py --json peers.json            # which finds the best settings of the peers
+    python benchmarks/time_to_quality.py --peers-json peers.json  # all: hours, and it can be interrupted
     python benchmarks/time_to_quality.py --only phin-unlabelled  # a part at a time; peers need its time
-    python benchmarks/time_to_quality.py --only diffusers
+    python benchmarks/time_to_quality.py --peers-json peers.json --only diffusers
     python benchmarks/time_to_quality.py --only             # the table and the curve of what is there
 
 Quality is the Frechet distance of n pictures from MNIST's test digits, in the features of the digit reader
@@ -24,8 +25,9 @@ begins with the process: imports, data and compilation count, measuring does not
   schedule. Scaled to the data: one channel, the network of `contestants.py`, no mirroring. It draws by DDIM.
 
 The data of all are in memory. Each peer trains until it reaches the last mark, or for six times as long as
-phin-unlabelled took, in the setting that was fastest in `peers.py --json FILE`, if that is given as
-`--peers-json`. What is measured goes to `--out`; the same command goes on.
+phin-unlabelled took, in the setting that was fastest at training in `--peers-json`, and draws in the one that
+was fastest at calls; the table names both, and who is not installed. What is measured goes to `--out`; the
+same command goes on.
 """
 
 import abc
@@ -103,7 +105,12 @@ def after(seconds: float, spacing: float) -> float:
 
 
 class Peer(abc.ABC):
-    """A peer's own training recipe: a step, an average of the weights, and all that goes on after a stop."""
+    """A peer's own training recipe: a step, an average of the weights, and all that goes on after a stop.
+
+    Args:
+        setting: How it trains.
+        drawing: How the average draws.
+    """
 
     name: str
     betas: tuple[float, float]
@@ -111,11 +118,12 @@ class Peer(abc.ABC):
     examples: int
     """Of a step."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, drawing: Setting) -> None:
         torch.manual_seed(0)
         self.net = LIBRARIES[self.name].build()
         self.mean = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.fast, self.setting = setting.applied(self.net), setting
+        self.fast_mean, self.drawing = drawing.applied(self.mean), drawing
         self.optimizer = Optimizer(self.net, self.betas, self.weight_decay, muon=False)
 
     def step(self, number: int, x: Tensor, progress: float) -> None:
@@ -170,8 +178,8 @@ class Peer(abc.ABC):
 
     def draw(self, n: int, steps: int) -> Tensor:
         """Pictures of the average, uint8."""
-        with torch.no_grad(), self.setting.precision():
-            return LIBRARIES[self.name].draw(self.mean, n, steps)
+        with torch.no_grad(), self.drawing.precision():
+            return LIBRARIES[self.name].draw(self.fast_mean, n, steps)
 
 
 class Diffusers(Peer):
@@ -179,11 +187,11 @@ class Diffusers(Peer):
 
     name, betas, weight_decay, examples = "diffusers", (0.95, 0.999), 1e-6, 16
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, drawing: Setting) -> None:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        super().__init__(setting)
-        self.chain = DDPMScheduler(num_train_timesteps=1000)
+        super().__init__(setting, drawing)
+        self.chain: Any = DDPMScheduler(num_train_timesteps=1000)  # whose times are of another type on paper
 
     def loss(self, x: Tensor) -> Tensor:
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (len(x),))
@@ -202,10 +210,10 @@ class Lucidrains(Peer):
 
     name, betas, examples, parts = "denoising-diffusion-pytorch", (0.9, 0.99), 64, 2
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, drawing: Setting) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion
 
-        super().__init__(setting)
+        super().__init__(setting, drawing)
         self.diffusion = GaussianDiffusion(self.fast, image_size=28, timesteps=1000)
 
     def loss(self, x: Tensor) -> Tensor:
@@ -308,7 +316,7 @@ class Benchmark:
         path, first = next(iter(states.items()))
         startup = path.stat().st_mtime - json.loads(stamp.read_text()) - first["seconds"]
 
-        curve.found["startup"] = startup
+        curve.found |= {"startup": startup, "setting": str(DEFAULT), "drawing": str(DEFAULT)}
         done = max((point["seconds"] for point in curve.found["points"]), default=0.0)
         for path, state in states.items():
             seconds = startup + state["seconds"] - state["aside"]
@@ -321,16 +329,17 @@ class Benchmark:
         curve.found["finished"] = True
         curve.write()
 
-    def peer(self, name: str, setting: Setting, limit: float) -> None:
+    def peer(self, name: str, setting: Setting, drawing: Setting, limit: float) -> None:
         """Trains a peer's recipe and measures it on the way, for at most so many seconds."""
-        peer, path = PEERS[name](setting), self.out / f"{name}.safetensors"
+        peer, path = PEERS[name](setting, drawing), self.out / f"{name}.safetensors"
         step, seconds = 0, time.time() - self.begun
         startup = seconds
         if path.exists():
             tensors, metadata = read_weights(path)
             peer.load(tensors, path)
             step, seconds = metadata["step"], metadata["seconds"]
-        curve = self.curve(name, setting=str(setting), limit=limit, steps=self.args.steps)
+        how = {"setting": str(setting), "drawing": str(drawing)}
+        curve = self.curve(name, **how, limit=limit, steps=self.args.steps)
         if curve.found["startup"] is None:
             curve.found["startup"] = startup
         while True:
@@ -380,23 +389,29 @@ def limit(out: Path) -> float:
     return PATIENCE * (ours.reached(MARKS[-1]) or ours.found["points"][-1]["seconds"])
 
 
-def settings(path: Path | None, names: Iterable[str]) -> dict[str, Setting]:
-    """The setting of each peer: the fastest at training, as `peers.py` found; Phin's own where it did not.
+def settings(path: Path | None, names: Iterable[str], measure: str) -> dict[str, Setting]:
+    """The setting of each peer: the fastest at a measure, training or calls, as `peers.py` found.
 
     Raises:
-        PhinError: The file is not what `peers.py` writes, or lacks a peer that can take part.
+        PhinError: There is no file, or it is not what `peers.py` writes, or lacks a peer that can take part.
     """
     if path is None:
-        return dict.fromkeys(names, DEFAULT)
+        if able := [name for name in names if not missing(LIBRARIES[name])]:
+            raise PhinError(
+                f"{able[0]} runs in its best settings: find them by peers.py --json peers.json, and give "
+                "--peers-json peers.json"
+            )
+        return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["training"]["rows"].values()
+        rows = json.loads(path.read_text(encoding="utf-8"))[measure]["rows"].values()
         speed = {
             (row["library"], SETTINGS[row["setting"]]): float(row["images_per_second"]["median"])
             for row in rows
+            if row["library"] in LIBRARIES  # a row of another step is no library's
         }
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise PhinError(
-            f"{path} has no speeds of training ({error!r}): make it by peers.py --json {path}"
+            f"{path} has no speeds of {measure} ({error!r}): make it by peers.py --json {path}"
         ) from error
     found = dict(sorted(speed, key=speed.__getitem__))  # of each peer the last counts, which is the fastest
     for name in names:
@@ -409,6 +424,12 @@ def curves(out: Path) -> dict[str, Curve]:
     """Those that are there, Phin's first."""
     paths = {name: out / f"{name}.json" for name in (OURS, EQUAL, *PEERS)}
     return {name: Curve(path, {}) for name, path in paths.items() if path.exists()}
+
+
+def skipped(found: Iterable[str]) -> dict[str, str]:
+    """Why a peer that is not there cannot take part."""
+    reasons = {name: missing(LIBRARIES[name]) for name in PEERS if name not in found}
+    return {name: why for name, why in reasons.items() if why}
 
 
 def tabled(found: dict[str, Curve]) -> str:
@@ -425,15 +446,17 @@ def tabled(found: dict[str, Curve]) -> str:
             cells.append(seconds)
         least = f"{min((p['frechet'] for p in points), default=math.nan) / curve.found['floor']:.3g}"
         startup = "" if (begin := curve.found["startup"]) is None else f"{begin:.1f} s"
-        rows.append([name, "labels" if name == OURS else "nothing", *cells, least, startup])
+        how = [curve.found.get(part, "") for part in ("setting", "drawing")]
+        rows.append([name, "labels" if name == OURS else "nothing", *cells, least, startup, *how])
     marks = [f"{mark:g} times the floor" for mark in MARKS]
-    heading = ["", "told", *marks, "least, times the floor", "start-up"]
+    heading = ["", "told", *marks, "least, times the floor", "start-up", "trains in", "draws in"]
     sizes = ", ".join(sorted({f"n = {c.found['n']:,}, floor {c.found['floor']:.4f}" for c in found.values()}))
     note = (
         f"Frechet distance, digit reader, {sizes}. {OURS} is told labels, and guided by them. The times of "
         f"peers are so many times those of {EQUAL}, which is told nothing, as they are."
     )
-    return f"{markdown(heading, rows)}\n\n{note}"
+    absent = [f"{name} is skipped: {why}" for name, why in skipped(found).items()]
+    return "\n\n".join([markdown(heading, rows), note, *absent])
 
 
 def drawn(found: dict[str, Curve]) -> bytes:
@@ -470,13 +493,18 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, default=1.3, help="each measurement so many times as late")
     parser.add_argument("--features", help="what reads pictures; the digit reader")
     parser.add_argument(
-        "--peers-json", type=Path, help="what peers.py --json wrote, for the settings of the peers"
+        "--peers-json", type=Path, help="what peers.py --json wrote: the best settings of the peers"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(argv)
 
 
-def train(args: argparse.Namespace, chosen: Mapping[str, Setting], argv: Sequence[str]) -> None:
+def train(
+    args: argparse.Namespace,
+    training: Mapping[str, Setting],
+    drawing: Mapping[str, Setting],
+    argv: Sequence[str],
+) -> None:
     """Trains and measures who is asked for: one here; of several, each in an empty process of its own."""
     if len(args.only) > 1:
         for name in args.only:
@@ -491,7 +519,7 @@ def train(args: argparse.Namespace, chosen: Mapping[str, Setting], argv: Sequenc
             print(f"{name} is skipped: {why}", file=sys.stderr)
         else:
             seconds = limit(args.out)
-            Benchmark(args).peer(name, chosen[name], seconds)
+            Benchmark(args).peer(name, training[name], drawing[name], seconds)
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -500,9 +528,10 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     torch.set_num_threads(args.threads)
     if args.spacing <= 1:
         raise PhinError(f"spacing = {args.spacing}: measurements come later and later, so give more than 1")
-    chosen = settings(args.peers_json, [name for name in args.only if name in PEERS])
+    peers = [name for name in args.only if name in PEERS]
+    training, drawing = (settings(args.peers_json, peers, measure) for measure in ("training", "calls"))
     open_folder(args.out)
-    train(args, chosen, argv)
+    train(args, training, drawing, argv)
     if found := curves(args.out):
         text = "\n\n".join([*in_words(machine()).values(), tabled(found)])
         with atomic(args.out / "table.md") as path:

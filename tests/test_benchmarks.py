@@ -23,6 +23,8 @@ from torch import nn
 
 import phin
 from phin.errors import PhinError
+from phin.metrics.features import Seen
+from phin.metrics.summary import Summary
 from phin.training.checkpoint import save_weights
 from phin.training.loop import Losses, Task, fit
 
@@ -463,6 +465,11 @@ def test_mistakes_are_told_in_one_line(
         ("time_to_quality", "--peers-json list.json", "list.json has no speeds of training"),
         ("time_to_quality", "--peers-json setting.json", "setting.json has no speeds of training"),
         ("time_to_quality", "--peers-json none.json", "none.json has no row of diffusers"),
+        ("time_to_quality", "--peers-json training.json", "training.json has no speeds of calls"),
+        ("time_to_quality", "", "diffusers runs in its best settings: find them by peers.py --json"),
+        ("time_to_quality", "--only diffusers", "diffusers runs in its best settings"),
+        ("equal_quality", "--n 0", "n = 0: at least 1"),
+        ("equal_quality", "--most-steps 9", "most_steps = 9: some peers have no sampler of fewer than 10"),
     ],
 )
 def test_other_mistakes_are_told_before_anything_begins(
@@ -481,6 +488,19 @@ def test_other_mistakes_are_told_before_anything_begins(
         ("list", '{"training": []}'),
         ("setting", json.dumps({"training": {"rows": {"a": row}}})),
         ("none", '{"training": {"rows": {}}}'),
+        (
+            "training",
+            json.dumps(
+                {
+                    "training": {
+                        "rows": {
+                            name: row | {"library": name, "setting": "float32"}
+                            for name in ("diffusers", "denoising-diffusion-pytorch")
+                        }
+                    }
+                }
+            ),
+        ),
     ):
         (tmp_path / f"{file}.json").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -627,7 +647,7 @@ def test_a_peers_average_is_its_own_librarys() -> None:
 
     quality = benchmark("time_to_quality")
     theirs = EMAModel([], decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    ours = quality.Diffusers(benchmark("contestants").Setting())
+    ours = quality.Diffusers(*[benchmark("contestants").Setting()] * 2)
     for done in (1, 2, 10, 1000, 10**6):
         assert ours.decay(done) == pytest.approx(theirs.get_decay(done))
     rates = [ours.rate(number, 0.0) for number in (0, 249, 499, 10_000)]
@@ -636,8 +656,11 @@ def test_a_peers_average_is_its_own_librarys() -> None:
     assert ours.rate(10_000, 1.0) == pytest.approx(0, abs=1e-12)
 
 
-def curve_of(path: Path, name: str, points: list[tuple[float, float]], floor: float = 0.05) -> Any:
-    curve = benchmark("time_to_quality").Curve(path / f"{name}.json", {"name": name, "n": 20}, floor)
+def curve_of(
+    path: Path, name: str, points: list[tuple[float, float]], floor: float = 0.05, **settings: str
+) -> Any:
+    what = {"name": name, "n": 20, **settings}
+    curve = benchmark("time_to_quality").Curve(path / f"{name}.json", what, floor)
     curve.found["startup"] = 2.5
     for seconds, distance in points:
         curve.add(seconds, 0, distance)
@@ -646,18 +669,25 @@ def curve_of(path: Path, name: str, points: list[tuple[float, float]], floor: fl
     return curve
 
 
-def test_the_table_says_how_many_times_as_long_a_peer_takes(tmp_path: Path) -> None:
+def test_the_table_says_how_many_times_as_long_a_peer_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The floor is 0.05, so that the marks are 5, 1.5 and 0.5."""
     quality = benchmark("time_to_quality")
+    monkeypatch.setattr(quality, "missing", lambda library: "it is not installed")
     curve_of(tmp_path, "phin", [(5, 5.0), (10, 1.5), (20, 0.5)])
     curve_of(tmp_path, "phin-unlabelled", [(10, 5.0), (20, 1.5), (40, 0.5)])
-    curve_of(tmp_path, "diffusers", [(10, 50.0), (100, 5.0), (240, 2.0)])
+    how = {"setting": "bfloat16+compiled", "drawing": "float32+channels-last"}
+    curve_of(tmp_path, "diffusers", [(10, 50.0), (100, 5.0), (240, 2.0)], 0.05, **how)
     table = quality.tabled(quality.curves(tmp_path))
     assert "| phin | labels | 5 s | 10 s | 20 s | 10 | 2.5 s |" in table
     assert "| phin-unlabelled | nothing | 10 s | 20 s | 40 s | 10 | 2.5 s |" in table
     # The times are those of the same task, without labels.
     times = "100 s, 10.0 times | over 240 s, over 12.0 times | over 240 s, over 6.0 times"
-    assert f"| diffusers | nothing | {times} | 40 |" in table
+    assert f"| diffusers | nothing | {times} | 40 | 2.5 s | {' | '.join(how.values())} |" in table
+    # Who is not there is named, and why; who has been measured is not.
+    assert "\n\ndenoising-diffusion-pytorch is skipped: it is not installed" in table
+    assert table.count("is skipped") == 1
     assert "n = 20, floor 0.0500" in table
     assert quality.drawn(quality.curves(tmp_path)).startswith(b"\x89PNG")
 
@@ -668,7 +698,10 @@ def test_peers_wait_for_phins_time_without_labels(
     quality = benchmark("time_to_quality")
     curve_of(tmp_path, "phin", [(10, 0.4)])  # which is told labels
     monkeypatch.setattr(quality, "missing", lambda library: None)
-    assert quality.main(f"--only diffusers --out {tmp_path}".split()) == 2
+    file = speeds(
+        tmp_path, {"training": [("diffusers", "float32", 1)], "calls": [("diffusers", "float32", 1)]}
+    )
+    assert quality.main(f"--only diffusers --out {tmp_path} --peers-json {file}".split()) == 2
     assert "measure it first, by --only phin-unlabelled" in capsys.readouterr().err
 
 
@@ -692,32 +725,113 @@ def test_a_curve_is_of_one_setting(tmp_path: Path) -> None:
         benchmark("time_to_quality").Curve(tmp_path / "phin.json", {"n": 50})
 
 
-def test_a_peer_has_the_setting_that_was_fastest_at_training(
+def speeds(folder: Path, measured: dict[str, list[tuple[str, str, float]]]) -> Path:
+    """What `peers.py --json` writes: of each measure, peers in settings, and their images a second."""
+    found = {
+        measure: {
+            "rows": {
+                f"{name}, {setting}": {
+                    "library": name,
+                    "setting": setting,
+                    "images_per_second": {"median": speed},
+                }
+                for name, setting, speed in rows
+            }
+        }
+        for measure, rows in measured.items()
+    }
+    path = folder / "peers.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return path
+
+
+def test_a_peer_has_the_setting_that_was_fastest_at_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quality, contestants = benchmark("time_to_quality"), benchmark("contestants")
-    speeds = [
+    quality = benchmark("time_to_quality")
+    training = [
+        ("phin, its own step", "of no peer", 99.0),
         ("diffusers", "float32", 50),
         ("azula", "bfloat16", 90),
         ("diffusers", "bfloat16+channels-last", 70),
         ("azula", "float32", 80),
         ("diffusers", "bfloat16", 60),
     ]
-    rows = {
-        f"{name}, {setting}": {"library": name, "setting": setting, "images_per_second": {"median": speed}}
-        for name, setting, speed in speeds
-    }
-    path = tmp_path / "peers.json"
-    path.write_text(json.dumps({"training": {"rows": rows}}), encoding="utf-8")
-    found = quality.settings(path, ["diffusers", "azula"])
-    assert [str(found[name]) for name in ("diffusers", "azula")] == ["bfloat16+channels-last", "bfloat16"]
-    assert quality.settings(None, ["azula"]) == {"azula": contestants.DEFAULT}
+    calls = [("diffusers", "bfloat16", 7.0), ("diffusers", "float32+compiled", 8), ("azula", "float32", 6)]
+    path, names = speeds(tmp_path, {"training": training, "calls": calls}), ["diffusers", "azula"]
+    for measure, expected in (
+        ("training", ["bfloat16+channels-last", "bfloat16"]),
+        ("calls", ["float32+compiled", "float32"]),
+    ):
+        found = quality.settings(path, names, measure)
+        assert [str(found[name]) for name in names] == expected
     other = "denoising-diffusion-pytorch"
     monkeypatch.setattr(quality, "missing", lambda library: "it is not installed")
-    assert other not in quality.settings(path, [other])  # which is skipped
+    assert other not in quality.settings(path, [other], "training")  # which is skipped
+    assert quality.settings(None, [other], "training") == {}
     monkeypatch.setattr(quality, "missing", lambda library: None)
     with pytest.raises(PhinError, match=f"no row of {other}: measure it by peers.py --peers {other}"):
-        quality.settings(path, [other])
+        quality.settings(path, [other], "training")
+    with pytest.raises(PhinError, match=f"{other} runs in its best settings"):
+        quality.settings(None, [other], "training")
+
+
+@pytest.fixture
+def unet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], nn.Module]:
+    """The network of diffusers, small and with weights that do something."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    def build() -> nn.Module:
+        net = UNet2DModel(
+            sample_size=28,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8,),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        )
+        tiny.randomise(net)
+        return net
+
+    libraries = benchmark("contestants").LIBRARIES
+    monkeypatch.setitem(libraries, "diffusers", replace(libraries["diffusers"], build=build))
+    return build
+
+
+@pytest.mark.filterwarnings("ignore")  # of their own
+def test_what_a_peer_draws_is_in_the_setting_of_drawing(
+    unet: Callable[[], nn.Module], eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its average is compiled, has its channels last, and is the one that training moves."""
+    quality, contestants = benchmark("time_to_quality"), benchmark("contestants")
+    plain, fast = contestants.SETTINGS["float32"], contestants.SETTINGS["float32+channels-last+compiled"]
+    counters = importlib.import_module("torch._dynamo.utils").counters
+    peer, same = quality.Diffusers(plain, fast), quality.Diffusers(plain, plain)
+    same.load(peer.tensors(), Path("same"))
+
+    def drawn(one: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        return one.draw(2, 3)
+
+    counters.clear()
+    expected = drawn(same)
+    assert counters["stats"]["unique_graphs"] == 0
+    first = drawn(peer)
+    assert counters["stats"]["unique_graphs"] > 0
+    kernel = peer.mean.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last) or kernel.shape[1] == 1
+    assert peer.mean.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not peer.net.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (first.int() - expected.int()).abs().max() <= 1  # but for rounding
+    for one in (peer, same):
+        one.step(0, torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)), 0.0)
+        with torch.no_grad():
+            one.mean.conv_out.bias.add_(3.0)
+    moved = drawn(peer)
+    assert (moved.int() - drawn(same).int()).abs().max() <= 1
+    assert not torch.equal(moved, first)
 
 
 @pytest.mark.parametrize("name", ["phin", "phin-unlabelled"])
@@ -758,6 +872,7 @@ def test_phin_is_measured_with_labels_and_without_and_by_its_own_clock(
 
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert found["finished"]
+    assert found["setting"] == found["drawing"] == str(benchmark("contestants").DEFAULT)
     assert found["startup"] == pytest.approx(1052 - 1040 - 8)
     assert found["points"] == [
         {"seconds": pytest.approx(4 + 8), "images": 320, "frechet": 12},
@@ -779,7 +894,8 @@ class Toy:
     examples = 4
     interrupted = math.inf
 
-    def __init__(self, setting: Any) -> None:
+    def __init__(self, setting: Any, drawing: Any) -> None:
+        assert (str(setting), str(drawing)) == ("bfloat16", "float32+channels-last")
         self.weight = torch.zeros(1)
 
     def step(self, number: int, x: torch.Tensor, progress: float) -> None:
@@ -836,7 +952,9 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
     monkeypatch.setattr(quality, "missing", lambda library: None)
     monkeypatch.setattr(quality.Benchmark, "distance", distance)
     monkeypatch.setitem(quality.PEERS, "diffusers", Toy)
-    words = f"--only diffusers --out {tmp_path} --spacing 1.5 --n 20".split()
+    how = {"training": "bfloat16", "calls": "float32+channels-last"}
+    file = speeds(tmp_path, {measure: [("diffusers", setting, 1.0)] for measure, setting in how.items()})
+    words = f"--only diffusers --out {tmp_path} --spacing 1.5 --n 20 --peers-json {file}".split()
     monkeypatch.setattr(Toy, "interrupted", 30)
     assert quality.main(words) == 130
     stopped = json.loads((tmp_path / "diffusers.json").read_text(encoding="utf-8"))
@@ -856,11 +974,14 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
         assert point["frechet"] == pytest.approx(400 / point["images"])
 
 
+# Equal quality
+
+
 @pytest.mark.parametrize(
     ("ours", "expected"),
     [
-        ({"b": {2: 3.0, 3: 2.1, 5: 1.0}}, ["b, 3 steps: 2.1", "64 of 3 steps"]),
-        ({"b": {5: 1.0}, "c": {4: 2.0}}, ["c, 4 steps: 2", "64 of 4 steps"]),
+        ({"b": {2: 3.0, 3: 2.1, 5: 1.0}}, ["b, 3 steps, float32: 2.1 ± 0.1", "64 of 3 steps"]),
+        ({"b": {5: 1.0}, "c": {4: 2.0}}, ["c, 4 steps, float32: 2 ± 0.1", "64 of 4 steps"]),
         ({"b": {2: 2.2}}, ["none comes within 1.05 times that", ""]),
     ],
 )
@@ -868,11 +989,11 @@ def test_at_equal_quality_the_fewest_steps_that_will_do_are_timed(
     ours: dict[str, dict[int, float]], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer's own best is 2, in 50 steps; 2.05 in 20 will do."""
-    equal = benchmark("equal_quality")
+    equal, setting = benchmark("equal_quality"), benchmark("contestants").Setting()
     known = {"peer": {"a": {10: 2.5, 20: 2.05, 50: 2.0}}, "phin-unlabelled": ours}
     samplers = {
         model: [
-            equal.Sampler(name, steps, lambda n, steps=steps: f"{n} of {steps} steps")
+            equal.Sampler(name, steps, setting, lambda places, steps=steps: f"{len(places)} of {steps} steps")
             for name, ladder in found.items()
             for steps in ladder
         ]
@@ -880,22 +1001,159 @@ def test_at_equal_quality_the_fewest_steps_that_will_do_are_timed(
     }
 
     class Distances:
-        def of(self, model: str, sampler: Any) -> float:
-            return known[model][sampler.name][sampler.steps]
+        def of(self, model: str, sampler: Any) -> Any:
+            return equal.Estimate(known[model][sampler.name][sampler.steps], 0.1)
 
     def turns(actions: dict[str, Any], rounds: int, warm_up: int) -> dict[str, list[float]]:
+        assert warm_up > 0  # the first of so many compiles
         drawn.extend(action() for action in actions.values())
         return {"peer": [8.0, 8.0], "phin-unlabelled": [2.0, 2.0]}
 
     drawn: list[str] = []
-    monkeypatch.setattr(equal, "theirs", lambda name, out: samplers["peer"])
-    monkeypatch.setattr(equal, "ours", lambda out: samplers["phin-unlabelled"])
     monkeypatch.setattr(equal, "interleaved", turns)
-    row = equal.compared("peer", Path(), Distances(), 2)
-    assert row[:3] == ["peer: 2", "a, 20 steps: 2.05", "8.0 [8.0, 8.0]"]
+    row = equal.compared("peer", samplers["peer"], samplers["phin-unlabelled"], Distances(), 2)
+    assert row[:2] == ["peer, a, 50 steps, float32: 2 ± 0.1", "a, 20 steps, float32: 2.05 ± 0.1"]
+    assert row[2] == "8.0 [8.0, 8.0]"
     assert row[3] == expected[0]
     assert drawn == [f"{equal.BATCH} of 20 steps", *filter(None, expected[1:])]
     assert row[5] == ("4.0 [4.0, 4.0]" if expected[1] else "")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Distances of 40 pictures, four at a time, whose features are their pixels; they remember these."""
+    equal = benchmark("equal_quality")
+
+    class Reference:
+        def __init__(self, *_: Any) -> None:
+            self.seen: list[torch.Tensor] = []
+            self.test = Summary(20)
+            noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+            self.test.add(range(40), Seen(noise, torch.zeros(40, 10)))
+
+        def features(self, pictures: torch.Tensor) -> Seen:
+            self.seen.extend(pictures)
+            return Seen(pictures.flatten(1)[:, 30:33].float(), torch.zeros(len(pictures), 10))
+
+        features.name = "pixels"  # pyright: ignore[reportFunctionMemberAccess]
+
+    monkeypatch.setattr(equal, "AT_ONCE", 4)
+    monkeypatch.setattr(equal, "Reference", Reference)
+    monkeypatch.setattr(equal.datasets, "load", lambda name: None)
+    return lambda path: equal.Distances(path, 40, None)
+
+
+@pytest.mark.filterwarnings("ignore")  # of their own
+def test_a_distance_is_of_as_many_pictures_as_it_says(
+    measured: Any, unet: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the first few over and over, whoever draws them; and who draws them again draws the same."""
+    equal, quality, contestants = (
+        benchmark(name) for name in ("equal_quality", "time_to_quality", "contestants")
+    )
+    monkeypatch.setattr(equal, "EQUAL", tiny.write(tiny.LABELLED, tmp_path / "phin.safetensors").name)
+    monkeypatch.setattr(equal, "OURS", {"dpmpp_2m": (2,)})
+    monkeypatch.setattr(equal, "THEIRS", {"diffusers": {"DDIMScheduler": (2,)}})
+    setting = contestants.Setting()
+    peer = quality.Diffusers(setting, setting)
+    save_weights(tmp_path / "diffusers.safetensors", peer.tensors(), {})
+    everyone = {"phin": equal.ours(tmp_path), "diffusers": equal.theirs("diffusers", tmp_path, setting)}
+    for name, (sampler,) in everyone.items():
+        found = []
+        for k in range(2):
+            distances = measured(tmp_path / f"{name}{k}.json")
+            found.append(distances.of(name, sampler))
+            pictures = torch.stack(distances.reference.seen)
+            assert pictures.dtype == torch.uint8
+            assert len(pictures) == len(pictures.flatten(1).unique(dim=0)) == 40
+        assert found[0] == found[1]
+        kept = measured(tmp_path / f"{name}0.json")
+        assert kept.of(name, sampler) == found[0]
+        assert kept.reference.seen == []  # it was measured once
+        kept.of(name, sampler._replace(setting=replace(setting, compiled=True)))
+        assert len(kept.reference.seen) == 40  # another setting is measured anew
+
+
+@pytest.mark.filterwarnings("ignore")  # of their own
+@pytest.mark.parametrize("kind", ["DDIM", "DDPM"])
+def test_diffusers_draws_as_its_own_pipelines_do(kind: str, unet: Callable[[], nn.Module]) -> None:
+    import diffusers
+
+    net = unet().eval()
+    pipeline = getattr(diffusers, f"{kind}Pipeline")(net, getattr(diffusers, f"{kind}Scheduler")())
+    pipeline.set_progress_bar_config(disable=True)
+    torch.manual_seed(0)
+    expected = pipeline(batch_size=2, num_inference_steps=5, output_type="np").images
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = benchmark("contestants").scheduled(net, f"{kind}Scheduler", 2, 5)
+    assert expected.std() > 0.1  # it is no blank
+    assert abs(found.movedim(1, -1).numpy() - 255 * expected).max() <= 0.51
+
+
+@pytest.mark.filterwarnings("ignore")  # of their own
+def test_a_step_of_each_of_a_peers_samplers_is_a_call(unet: Callable[[], nn.Module]) -> None:
+    """Of diffusers' all; the thousand ancestral steps, which its training script takes, are in ten here."""
+    equal, quality, contestants = (
+        benchmark(name) for name in ("equal_quality", "time_to_quality", "contestants")
+    )
+    counted = [0]
+
+    def count(*_: Any) -> None:
+        counted[0] += 1
+
+    peer = quality.Diffusers(contestants.Setting(), contestants.Setting())
+    peer.mean.register_forward_pre_hook(count)
+    for sampler, ladder in equal.THEIRS["diffusers"].items():
+        for steps in {min(10, step) for step in ladder}:
+            counted[0] = 0
+            equal.drawn(peer, sampler, steps, range(1))
+            assert (sampler, counted[0]) == (sampler, steps)
+    assert {max(ladder) for ladder in equal.THEIRS["diffusers"].values()} == {1000, 250, 50}
+
+
+def test_samplers_of_too_many_steps_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    equal, quality, contestants = (
+        benchmark(name) for name in ("equal_quality", "time_to_quality", "contestants")
+    )
+    (tmp_path / equal.EQUAL).mkdir()
+    (tmp_path / "diffusers.safetensors").touch()
+    file = speeds(tmp_path, {"calls": [("diffusers", "bfloat16", 1.0)]})
+    reason = {contestants.LIBRARIES["denoising-diffusion-pytorch"]: "it is not installed"}
+    monkeypatch.setattr(quality, "missing", reason.get)
+    seen: list[list[int]] = []
+
+    def compared(name: str, peer: list[Any], own: list[Any], *_: Any) -> list[str]:
+        seen.extend([sampler.steps for sampler in samplers] for samplers in (peer, own))
+        return [name, *[""] * 5]
+
+    def theirs(name: str, out: Path, drawing: Any) -> list[Any]:
+        return [equal.Sampler("DDPM", steps, drawing, print) for steps in (10, 100, 1000)]
+
+    class Distances:
+        found = MappingProxyType({"features": "pixels"})
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(equal, "Distances", Distances)
+    monkeypatch.setattr(equal, "compared", compared)
+    monkeypatch.setattr(equal, "theirs", theirs)
+    monkeypatch.setattr(equal, "ours", lambda out: theirs("phin", out, contestants.Setting()))
+    words = ["--out", str(tmp_path), "--peers-json", str(file)]
+    assert equal.main([*words, "--most-steps", "100"]) == 0
+    assert seen == [[10, 100]] * 2
+    told = capsys.readouterr().out
+    assert "Left out for their steps: diffusers, DDPM, 1000 steps, bfloat16." in told
+    assert "denoising-diffusion-pytorch is skipped: it is not installed" in told
+    assert "n = 5,000." in told
+    assert equal.main(words) == 0
+    assert seen[2:] == [[10, 100, 1000]] * 2
+    assert "Left out" not in capsys.readouterr().out
+    assert equal.main(words[:2]) == 2
+    assert "diffusers runs in its best settings" in capsys.readouterr().err
 
 
 def test_models_to_compare_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
