@@ -140,7 +140,7 @@ def test_the_best_finalist_is_taken_and_judged_by_other_noise(
     monkeypatch.setattr(tuning, "Paths", Known)
     own = models.choose(exact, {})
     start = replace(own, steps=4).levels().log_snr
-    for some, solver in ((families, "unipc_2"), (families[:2], "ddim"), (families[:1], "heun")):
+    for some, solver in ((families, "unipc_2"), (families[:1], "heun")):
         (found,) = tune(exact, steps=(4,), families=some)
         sampling = replace(own, steps=4, solver=solver, grid=knots(start + shift))
         assert found == Tuned(sampling, 100 + ends[solver], 150)
@@ -160,9 +160,12 @@ def test_a_prompted_model_is_asked_for_single_digits_as_it_is_chosen(
     assert asked == [{"prompts": [*"012345678901"], "n": 1, "seed": 6, "guidance": 2.0, **tuning.EXACT}]
 
 
-def test_a_tuned_sampler_is_nearer_to_the_exact_path(exact: models.Model) -> None:
-    found = tune(exact, steps=(3, 5), n=4, families=[tuning.DPMPP_3M])
-    assert [one.sampling.steps for one in found] == [3, 5]
+def test_a_tuned_sampler_is_nearer_to_the_exact_path(
+    exact: models.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tuning.EXACT, "steps", 50)
+    found = tune(exact, steps=(3, 4), n=4, families=[tuning.DPMPP_3M])
+    assert [one.sampling.steps for one in found] == [3, 4]
     proof = Paths(exact, 4, 0, 1, {})
     for one in found:
         assert one.distance < one.before / 4
@@ -188,7 +191,7 @@ class Timid(torch.nn.Module):
         return (alpha * WIDTH**2 * z + sigma**2 * mean) / (alpha**2 * WIDTH**2 + sigma**2)
 
 
-LIGHT, WIDTH = 0.4, 0.02  # so narrow that chance moves no variance by much
+LIGHT, WIDTH = 0.4, 0.01  # so narrow that chance moves no variance by much
 
 
 class Pixels(Features):
@@ -207,7 +210,8 @@ class Pixels(Features):
 @pytest.fixture
 def timid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> models.Model:
     """A model of MNIST, of pictures of 2 x 2, which are in truth N(LIGHT, WIDTH²) and N(-LIGHT, WIDTH²)."""
-    monkeypatch.setattr(tuning, "CELLS", 300)
+    monkeypatch.setattr(tuning, "CELLS", 100)
+    monkeypatch.setitem(tuning.EXACT, "steps", 20)
     label = torch.arange(tuning.CELLS) % 10
     x = LIGHT * (1 - 2 * (label % 2)).view(-1, 1, 1, 1) + WIDTH * torch.randn(tuning.CELLS, 1, 2, 2)
     part = Part(to_integers(x), label)
