@@ -136,6 +136,26 @@ def test_a_level_that_tells_nothing_of_the_image_has_collapsed(
     assert said.endswith(f"{gone} collapsed, telling nothing of an image" if gone else "z_2 1 of 1")
 
 
+class Blind(nn.Module):
+    """Means of 0, whatever is seen, or what is seen itself; and variances of 1."""
+
+    def __init__(self, follows: bool) -> None:
+        super().__init__()
+        self.follows, self.anything = follows, nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        mean = z if self.follows else torch.zeros(len(z), 400)
+        return torch.cat([mean, torch.zeros_like(mean)], 1)
+
+
+def test_units_that_follow_noise_alone_are_dead() -> None:
+    """Of 1,000 images, a covariance of two draws of variance 1 is above 0.01 by chance for 3 units in 8."""
+    encode, decode = [Modulated(Blind(False)), Modulated(Blind(True))], [Modulated(Blind(True)) for _ in "pq"]
+    net = Chain(encode, decode, 400, LabelEmbedding(0, 4), DiscretizedLogistic())
+    found = activity.activity(net, Batch(torch.zeros(1000, 1, 1, 1), {}, 1000))
+    assert [level["active"] for level in found["levels"]] == [0, 0]
+
+
 # --- the command
 
 
@@ -202,6 +222,7 @@ def test_the_command_tells_all_that_its_figure_depends_on(
         units = models.load(file).net(torch.zeros(2, 1, 8, 12), torch.randn_like)[1].means
         assert [level["units"] for level in facts["active"]["levels"]] == [m.shape[1] for m in units]
         assert activity.in_words(facts["active"]) in nll.summary(facts)
+        assert facts["active"]["n"] == 30  # all test images, of four of which nothing could be told
         said = nll.summary(facts) + str(nll.rows(facts))
         for text in (f"{facts['bits_per_dim']['value']:.4f}", "96 dimensions", "3 ", "WebP, lossless"):
             assert text in said

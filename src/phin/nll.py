@@ -105,6 +105,9 @@ def nll(
         if curve and bounding is not None and isinstance(net, Denoiser):
             by_level = _curve(net, sample, bounding, found, batch, watch)
         seconds = time.perf_counter() - begun
+        active = None
+        if isinstance(net, Autoencoder):  # for which a few images would not do
+            active = activity.activity(net, _some(model, images, split, None, chosen.seed, condition))
     except ValueError as error:
         raise PhinError(f"method {method}: {error}") from error
     return {
@@ -123,7 +126,7 @@ def nll(
         **way.facts,
         **({"decoder": decoder} if decoder else {}),
         **({"curve": by_level} if by_level else {}),
-        **({"active": activity.activity(net, sample)} if isinstance(net, Autoencoder) else {}),
+        **({"active": active} if active else {}),
         "seed": chosen.seed,
         "seconds": round(seconds, 3),
         "lossless": lossless(to_bytes(sample.x)),
