@@ -41,8 +41,8 @@ def there_and_back(compute: Callable[[], Tensor]) -> None:
     y.backward(torch.ones_like(y))
 
 
-def attention(x: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(x, x, x)
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 WORK: dict[str, Callable[[], object]] = {
@@ -65,7 +65,7 @@ WORK: dict[str, Callable[[], object]] = {
     "ATTENTION": lambda: [
         there_and_back(lambda: (leaf(2, 4, 9, 8) @ leaf(2, 4, 8, 9)).softmax(-1) @ leaf(2, 4, 9, 8)),
         there_and_back(lambda: torch.einsum("whd,blhd->bhwl", leaf(6, 4, 8), leaf(2, 5, 4, 8))),
-        there_and_back(lambda: attention(leaf(2, 4, 9, 8))),
+        there_and_back(lambda: attention(leaf(2, 4, 9, 8), leaf(2, 4, 9, 8), leaf(2, 4, 9, 8))),
     ],
     "COPIES": lambda: [
         there_and_back(lambda: leaf(4, 8).to(torch.bfloat16)),
@@ -126,6 +126,7 @@ def test_all_time_is_told_once_and_what_is_within_a_mark_is_the_marks(where: Any
     assert sum(event.name == "aten::mm" for event in events) > 4  # of Muon
     named = {event.name: where.part_of(event) for event in events}
     assert {*named.values()} == {where.OPTIMIZER, where.DATA}
+    assert named["aten::ones"] == where.DATA
     found = watch.found()
     assert sum(found.by_part.values()) == pytest.approx(found.seconds)
     assert sum(found.shares.values()) == pytest.approx(1)
