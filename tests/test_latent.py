@@ -414,15 +414,67 @@ def test_other_models_are_no_autoencoders(runs: dict[str, Path], tmp_path: Path)
             "encodes digits, of 1 x 8 x 8, and cifar10 has 3 x 4 x 4: train one",
         ),
         (runs["autoencoder"], "odd", "side 7 of"),
+        (runs["autoencoder"], "other", "encodes digits, and other is other data: train one by `phin train "),
         (tmp_path / "none", "digits", "unknown model"),
     ):
         sheets = Sheets()
-        sheets.name, sheets.shape = data, {"cifar10": (3, 4, 4), "odd": (1, 7, 8)}.get(data, (1, 8, 8))
+        sheets.name = "digits" if data == "odd" else data
+        sheets.shape = {"cifar10": (3, 4, 4), "odd": (1, 7, 8)}.get(data, (1, 8, 8))
         with pytest.raises(PhinError, match=message):
             encoded(sheets, str(source))
     with pytest.raises(PhinError, match="unknown model 'runs/none'"):
         train(replace(LATENT, autoencoder="runs/none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_autoencoder_of_other_data_will_do_where_they_are_what_is_encoded(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are made of MNIST's digits; and a folder's autoencoder is of somebody's own choice."""
+    sheets, known = Sheets(), models.load(runs["autoencoder"])
+    for own, name, good in (
+        ("mnist", "mnist", True),
+        ("mnist", "numbers", True),
+        ("mnist", "words", True),
+        ("folder:many", "mnist", True),
+        ("mnist", "fashion-mnist", False),
+        ("numbers", "mnist", False),
+        ("mnist", "folder:many", False),
+    ):
+        sheets.name, sheets.shape = name, (1, 8, 8)
+        model = replace(known, recipe=replace(known.recipe, data=own))
+        monkeypatch.setattr("phin.recipes.trained.load", lambda source, model=model: model)
+        monkeypatch.setattr(Latents, "fit", lambda space, x: None)
+        if good:
+            assert encoded(sheets, "run").pixels is sheets
+            continue
+        with pytest.raises(
+            PhinError, match=rf"encodes {own}, and {name} is other data.* --data {name} --out"
+        ):
+            encoded(sheets, "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("mnist-ddpm", ()),
+        ("mnist-vdm", ("--net.values", "0", "--objective", "continuous_bound(decoder=gaussian)")),
+    ],
+)
+def test_a_recipe_of_pixels_learns_latents_by_the_options_that_its_refusal_names(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, further: tuple[str]
+) -> None:
+    command = ["train", name, "--data", "digits", "--autoencoder", str(runs["autoencoder"]), *further]
+    command += ["--steps", "1", "--batch", "8", "--picture-every", "0", "--out", str(tmp_path / "run")]
+    for known, message in (((), "give none, as in "), (("--sample.threshold", "none"), "or change those: ")):
+        narrow = () if not known else ("--net.channels", "8", "8", "8", "--net.attention", *["False"] * 3)
+        assert main([*command, *known, *narrow]) == 2
+        options = capsys.readouterr().err.strip().partition(message)[2].split()
+        assert options[:2] == ["--sample.threshold", "none"]
+        assert not (tmp_path / "run").exists()
+    assert main([*command, *options]) == 0
+    net = models.drawing(phin.load(tmp_path / "run"))[0]
+    assert isinstance(net, LatentDenoiser)
 
 
 def test_commands_work_in_latents_or_say_why_not(

@@ -33,6 +33,9 @@ from phin.training.config import TrainConfig
 if TYPE_CHECKING:  # what only training needs is imported when a training starts
     from phin.training.loop import Task
 
+IN_LATENTS = "--sample.threshold none --net.patch 1 --net.channels 128 --net.attention True"
+"""Options by which a recipe of pixels fits latents of any size: one resolution, their own."""
+
 
 @dataclass(frozen=True)
 class DiffusionRecipe(Recipe):
@@ -148,12 +151,15 @@ class DiffusionRecipe(Recipe):
         if self.sample.threshold != "none":
             raise PhinError(
                 f"sample.threshold {self.sample.threshold} keeps pixels in their range, and latents have "
-                "none: give none"
+                f"none: give none, as in {IN_LATENTS}"
             )
         if self.flip:
             raise PhinError("flip mirrors pictures, and a mirrored latent is not that of one: leave it out")
         if self._values:
-            raise PhinError(f"net.values = {self._values} is for 8-bit images, not for latents: give 0")
+            raise PhinError(
+                f"net.values = {self._values} is for 8-bit images, not for latents: give 0, and, to an "
+                "objective that is a bound, a density to end in, as in continuous_bound(decoder=gaussian)"
+            )
         if self.degrade:
             raise PhinError(f"degrade {self.degrade} is of pixels, not of latents: leave one of the two out")
 
@@ -214,7 +220,10 @@ class DiffusionRecipe(Recipe):
                 characters=len(facts.alphabet.characters) if facts.alphabet else 0,
                 image_channels=channels + 1 if self.degrade else 0,
             )
-            net.check(sides)
+            try:
+                net.check(sides)
+            except PhinError as error:
+                raise error if space is None else PhinError(f"latents: {error}: {IN_LATENTS}") from None
         else:
             raise PhinError(
                 f"a U-Net needs pictures, and {self.data} has vectors of {channels} numbers: take an MLP"

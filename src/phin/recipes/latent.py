@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from phin import data as datasets
 from phin.data.base import Data, some
 from phin.data.encoded import Encoded
 from phin.errors import PhinError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # what only training needs is imported when a training starts
     from phin.training.loop import Task
 
 FITTED = 4096  # training examples that shift and scale of the latents are taken from
+MADE_OF = {"numbers": "mnist", "words": "mnist"}
+"""Data sets whose pictures are made of another's, of which an autoencoder will do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ def encoded(data: Data, source: str) -> Encoded:
         source: The run of the autoencoder, or its file.
 
     Raises:
-        PhinError: There is none, it is a model of another kind, or of data that are not of this kind.
+        PhinError: There is none, it is a model of another kind, or it learned other data: of another kind, or
+            of another name, unless these are made of them, or they are a folder, which no recipe names and
+            somebody must have chosen.
     """
     from phin.recipes.trained import load  # which knows how all recipes' models are made
 
@@ -90,6 +95,12 @@ def encoded(data: Data, source: str) -> Encoded:
         raise PhinError(
             f"{model.path} encodes {recipe.data}, of {sizes[0]}, and {data.name} has {sizes[1]}: train one "
             f"with --data {data.name}"
+        )
+    if recipe.data not in (data.name, MADE_OF.get(data.name)) and not recipe.data.startswith(datasets.FOLDER):
+        raise PhinError(
+            f"{model.path} encodes {recipe.data}, and {data.name} is other data: train one by `phin train "
+            f"mnist-autoencoder --data {data.name} --out RUN`, and give it as --autoencoder RUN; or take a "
+            f"recipe of {data.name}"
         )
     space = Latents(net, LatentFacts(recipe.net, recipe.likelihood, _sum(net)))
     space.shape(data.shape)  # which refuses sides that the resolutions do not divide
