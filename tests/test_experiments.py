@@ -24,7 +24,7 @@ from phin.diffusion.level import SCALINGS
 from phin.diffusion.schedules import SCHEDULES
 from phin.diffusion.solvers import SOLVERS
 from phin.errors import PhinError
-from phin.evaluation import PicturePlan, Reference, pictures
+from phin.evaluation import PicturePlan, Reference, costs, pictures
 from phin.metrics.energy import energy_distance
 from phin.nets.classifier import ClassifierConfig
 from phin.nll import nll
@@ -55,7 +55,7 @@ def mnist() -> Images:
 def placed(mnist: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = replace(datasets.DATA["mnist"], load=lambda: mnist, files=None)
     monkeypatch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(pictures, "costs", lambda model, data: {})  # which would take half of the time here
+    monkeypatch.setattr(costs, "costs", lambda model, data: {})  # which would take half of the time here
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
 
 
@@ -143,8 +143,8 @@ def test_variants_are_measured_as_phin_measures_them(tmp_path: Path, mnist: Imag
         assert (bound == "") == (title == "dequantized")
         if title in ("DDPM", "DDIM", "sub-VP SDE"):
             model = phin.load(folder / name)
-            for cell, method in ((bound, None), (flow, "ode")):
-                found = nll(model, method, n=2, rtol=20)["bits_per_dim"]
+            for cell, how in ((bound, {}), (flow, {"method": "ode", "rtol": 20})):
+                found = nll(model, n=2, **how)["bits_per_dim"]
                 assert cell == f"{found['value']:.3f} ± {found['error']:.3f}"
             drawn = evaluated(folder / name, mnist, reader, 20, steps=2, guidance=1.0, **choices)
             assert number(frechet) == pytest.approx(drawn["measures"]["frechet"]["value"], abs=6e-4, rel=1e-3)
