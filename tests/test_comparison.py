@@ -43,7 +43,10 @@ from phin.models import Model
 from phin.nll import nll
 from phin.recipes import RECIPES, GANRecipe, Recipe, VAERecipe
 from phin.recipes.features import FEATURES
+from phin.training.adversarial import Adversarial
 from phin.training.autoencoding import Autoencoding
+from phin.training.checkpoint import read_weights
+from phin.training.loop import Losses, Task
 
 N = 40
 PLAN = Plan(n=N, n_curve=24, n_nll=4, ladder=(2,))
@@ -383,6 +386,51 @@ def test_a_crash_half_way_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(pictures, "evaluate", evaluate)
     for row in found["models"]:
         assert row["quality"]["measures"] == measured(phin.load(row["folder"]), N)["measures"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_comparison_that_is_killed_in_its_second_training_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first model is not trained again, the second from its checkpoint on, to the same weights."""
+    for name in ("tiny-vae", "tiny-gan"):
+        kept = replace(TINY[name], train=replace(SELDOM, save_minutes=0.0))
+        monkeypatch.setitem(RECIPES, name, kept)
+    plan, words, steps = replace(PLAN, n_curve=20), ["tiny-vae:1", "tiny-gan:1"], list[tuple[str, int]]()
+    whole = compare(words, out=tmp_path / "whole", plan=plan)
+
+    class Killed(BaseException):
+        """As by a signal that nobody can catch."""
+
+    def watch(kind: type[Task], last: int | None = None) -> None:
+        forward = kind.forward
+
+        def watched(task: Task, step: int, rows: slice) -> Losses:
+            if step == last:
+                raise Killed
+            steps.append((kind.__name__, step))
+            return forward(task, step, rows)
+
+        patch.setattr(kind, "forward", watched)
+
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        watch(Adversarial, 5)
+        with pytest.raises(Killed):
+            compare(words, out=out, plan=plan)
+    assert not (out / "report.json").exists()
+    weights = (out / "tiny-vae-1-epochs" / "last.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        watch(Autoencoding)
+        watch(Adversarial)
+        found = compare(words, out=out, plan=plan)
+    assert steps == [("Adversarial", step) for step in range(8)]  # each once
+    assert (out / "tiny-vae-1-epochs" / "last.safetensors").read_bytes() == weights
+    assert [row["weights"] for row in found["models"]] == [row["weights"] for row in whole["models"]]
+    for name in ("best", "last"):
+        files = (run / "tiny-gan-1-epochs" / f"{name}.safetensors" for run in (out, tmp_path / "whole"))
+        one, other = (read_weights(file)[0] for file in files)
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
 def test_figures_depend_on_the_pictures_and_on_who_looks() -> None:

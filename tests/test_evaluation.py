@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import together
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from phin import data as datasets
@@ -29,11 +31,16 @@ from phin.diffusion.level import Level
 from phin.diffusion.parameterization import x as predicts_x
 from phin.errors import PhinError
 from phin.evaluation import PicturePlan, Plan, evaluate, record, rows
+from phin.evaluation.drawing import Drawing
 from phin.families.latent import KLConfig
 from phin.metrics.features import Features, Seen
+from phin.metrics.frechet import frechet_distance, moments
 from phin.models import Model
 from phin.nets.classifier import Classifier, NoisyClassifier
 from phin.recipes import KLAutoencoderRecipe
+from phin.recipes import train as train_of
+from phin.recipes.features import FEATURES
+from phin.training.measuring import Measuring
 
 PLAN = Plan(n=200, n_unseen=50, n_frechet=300)
 
@@ -163,6 +170,78 @@ def test_a_watch_sees_as_many_states_as_are_announced() -> None:
     seen = []
     evaluate(generator({}), READER, PLAN, lambda batch, z, level: seen.extend(batch), steps=4)
     assert len(seen) == PLAN.states(4)
+
+
+def test_a_training_of_numbers_is_measured_cell_by_cell(tmp_path: Path) -> None:
+    """A perfect generator of the held-out strings; one that takes 3 for 9; and a whole training."""
+    data = datasets.load("numbers")
+    measure = Measuring(Looks(), data, 150)
+    held = data.split("valid", 150)
+    asked: list[int] = []
+
+    def painted(mistaken: dict[int, int]) -> Callable[..., Tensor]:
+        def draw(cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
+            asked.extend(numbers)
+            assert torch.equal(cond["text"], held.cond["text"][list(numbers)])
+            return Bars(mistaken)(torch.zeros(()), torch.zeros(()), cond["text"])
+
+        return draw
+
+    right, wrong = measure(painted({})), measure(painted({3: 9}))
+    assert asked == 2 * [*range(50)]
+    assert right["read"] == 1
+    assert wrong["read"] == pytest.approx(1 - (held.cond["text"] == 3).double().mean().item())
+    assert wrong["frechet"] > 10 * right["frechet"]
+    train = data.split("train", 150).x
+    cells = [torch.cat(x.split(28, -1)) for x in (train, held.x)]
+    floor = frechet_distance(*(moments(Reader().features(x)) for x in cells))
+    assert right["frechet_floor"] == pytest.approx(floor, rel=1e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FEATURES, "digit-reader", Looks)
+        found = train_of(replace(tiny.NUMBERS, measure=60), tmp_path).validation
+    assert found.keys() >= {"frechet", "frechet_floor", "read"}
+
+
+class Faint(Bars):
+    """The same, with a little of the noise in it, and no chance of its own."""
+
+    def forward(self, z: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+        cells = torch.full((*text.shape, 28, 28), -1.0)
+        cells[..., 4:24, 4:24] = brightness(text.clamp(min=0))[..., None, None]
+        return cells.movedim(2, 1).flatten(2)[:, None] + 0.01 * z
+
+
+ASKED = ["7", "40213", "42", "8", "2026", "901", "3"]
+
+
+def ask(out: str) -> None:
+    """In each of two processes: all samples, and which of them it drew, written down."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    drawn: list[int] = []
+    model = replace(generator({}), net=Denoiser(Faint({}), predicts_x))
+    drawing = Drawing(model, 5, watch=lambda numbers, z, level: drawn.extend(numbers))
+    save_file(
+        {str(k): x.contiguous() for k, x in enumerate(drawing.prompted(ASKED))},
+        Path(out, f"{dist.get_rank()}.safetensors"),
+    )
+    Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(sorted(set(drawn))))
+    dist.destroy_process_group()
+
+
+def test_two_processes_draw_what_one_draws_of_prompts(tmp_path: Path) -> None:
+    together.two("import sys, test_evaluation as here; here.ask(sys.argv[1])", str(tmp_path))
+    model = replace(generator({}), net=Denoiser(Faint({}), predicts_x))
+    alone = Drawing(model, 5).prompted(ASKED)
+    assert [x.shape[-1] for x in alone] == [28 * len(prompt) for prompt in ASKED]
+    for x, expected in zip(alone, models.samples(model, ASKED, seed=5), strict=True):
+        assert torch.equal(x, expected)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [*range(rank, len(ASKED), 2)]
+        found = load_file(tmp_path / f"{rank}.safetensors")
+        for k, x in enumerate(alone):
+            torch.testing.assert_close(found[str(k)], x)
 
 
 def test_a_classifier_is_measured_on_the_test_split(monkeypatch: pytest.MonkeyPatch) -> None:

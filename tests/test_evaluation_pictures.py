@@ -3,7 +3,8 @@
 import importlib.util
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ from phin.nets.classifier import NoisyClassifier
 from phin.pictures import to_integers
 from phin.recipes import Facts, describe, train
 from phin.recipes.features import FEATURES
-from phin.sampling import Guide
+from phin.sampling import Guide, draw
 from phin.training.checkpoint import save_weights
 
 PLAN = PicturePlan(n=200, kept=100, compared=50)
@@ -459,7 +460,7 @@ def test_a_training_measures_what_it_draws(tmp_path: Path, monkeypatch: pytest.M
     assert "read" not in told
     few = replace(recipe, measure=3)  # of two features, 3 pictures without a tenth of them
     for wrong, message in (
-        (replace(recipe, data="digits"), "digits has no reader"),
+        (replace(recipe, features="nobody"), "unknown model 'nobody'"),
         (few, "measure = 3 pictures are too few for the 2 features of brightness, .*: give 4 or more"),
     ):
         with pytest.raises(PhinError, match=message):
@@ -509,6 +510,41 @@ def share(out: str) -> None:
     found = of(Squares())
     Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def train_and_measure(out: Path) -> None:
+    """A training too slow to move, measured twice: what it found, and which pictures this process drew."""
+    numbers: list[list[int]] = []
+
+    def counted(*given: Any, indices: Sequence[int], **known: Any) -> Tensor:
+        numbers.append([*indices])
+        return draw(*given, indices=indices, **known)
+
+    brief = replace(tiny.BRIEF, lr=1e-12, validate_every=0.5)
+    recipe = replace(tiny.LABELLED, data="mnist", measure=61, train=brief)
+    with pytest.MonkeyPatch.context() as patch:
+        data = Images("mnist", SPLITS, tiny.DIGITS)  # pyright: ignore[reportArgumentType]
+        entry = replace(datasets.DATA["mnist"], load=lambda: data)
+        patch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
+        patch.setitem(FEATURES, "digit-reader", Brightness)
+        patch.setattr("phin.training.denoising.draw", counted)
+        found = train(recipe, out / "run").validation
+    rank = os.environ.get("RANK", "alone")
+    (out / f"{rank}.json").write_text(json.dumps({"found": found, "numbers": numbers}))
+
+
+def test_two_processes_measure_a_training_as_one_does(tmp_path: Path) -> None:
+    """Each draws its part, and both know what was found."""
+    program = "import sys, test_evaluation_pictures as here; here.train_and_measure(here.Path(sys.argv[1]))"
+    together.two(program, str(tmp_path))
+    (tmp_path / "alone").mkdir()
+    train_and_measure(tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone" / "alone.json").read_text())
+    assert alone["numbers"] == 2 * [[*range(61)]]
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["numbers"] == 2 * [[*range(rank, 61, 2)]]
+        assert found["found"] == pytest.approx(alone["found"], rel=1e-5)
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import importlib.util
 import io
 import math
+import subprocess
 import sys
+import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,11 @@ from phin.metrics.neighbours import Cloud
 from phin.metrics.processes import gathered
 from phin.metrics.reading import Rate
 from phin.metrics.summary import Summary, fewest, summarised
+from phin.models import load
 from phin.nets.classifier import Classifier, ClassifierConfig
 from phin.pictures import to_integers
-from phin.recipes.features import features_of, measuring, reader
+from phin.recipes.features import FEATURES, features_of, measuring, reader
+from phin.training.measuring import Measuring
 
 
 def some_pictures(n: int, channels: int = 1, side: int = 28) -> Tensor:
@@ -271,6 +275,34 @@ def test_no_fewer_pictures_than_are_asked_for_have_a_covariance_without_each_gro
             found.check("samples", features)
 
 
+def test_running_sums_take_no_more_memory_than_a_few_features() -> None:
+    """200,000 features of 128 dimensions are 102 MB, and are never there all at once."""
+    program = """
+        import torch
+        from phin.metrics.features import Seen
+        from phin.metrics.summary import BATCH, Summary
+        from phin.training.run import peak_memory
+
+        torch.set_num_threads(1)
+        summary, features = Summary(1000), torch.randn(BATCH, 128)
+
+        def add(batches):
+            for k in batches:
+                places = range(k * BATCH, (k + 1) * BATCH)
+                summary.add(places, Seen(features + k, features[:, :10] + k))
+
+        add(range(10))  # what libraries take once, they have now
+        before = peak_memory()
+        add(range(10, 200_000 // BATCH))
+        print(summary.n, peak_memory() - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    n, grown = map(int, done.stdout.split())
+    assert n == 200_000
+    assert grown < 2e7
+
+
 def test_a_cloud_is_of_all_that_was_added() -> None:
     whole, found = seen(40), Summary(30)
     for places in (range(20), range(20, 40)):
@@ -315,8 +347,6 @@ def test_two_processes_see_what_one_sees() -> None:
 
 def test_what_is_drawn_in_a_training_is_looked_at_all_at_once() -> None:
     """Moments of groups, of which each has an outer product of the features, are added up seldom."""
-    from phin.training.measuring import Measuring
-
     part = Part(some_pictures(150), torch.arange(150) % 10)
     data = datasets.Images("mnist", dict.fromkeys(("train", "valid", "test"), part), tiny.DIGITS)
     small, looked, drawn = small_reader(), list[int](), list[int]()
@@ -336,8 +366,6 @@ def test_what_is_drawn_in_a_training_is_looked_at_all_at_once() -> None:
 
 
 def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from phin.training.measuring import Measuring
-
     splits: dict[Which, Part] = {
         which: Part(some_pictures(60), torch.arange(60) % 10) for which in ("train", "valid", "test")
     }
@@ -372,5 +400,44 @@ def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.Mon
     assert measuring(data, 0, True) is None
     with pytest.raises(PhinError, match="measure must not be negative"):
         measuring(data, -1, True)
-    with pytest.raises(PhinError, match="digits has no reader"):
-        measuring(datasets.Images("digits", splits), 50, True)
+    with pytest.raises(PhinError, match="moons has no pictures to measure while it is trained"):
+        measuring(datasets.load("moons"), 50, True)
+
+
+def test_a_training_is_measured_by_the_features_of_its_data_or_those_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: dict[Which, Part] = {
+        which: Part(some_pictures(60), torch.arange(60) % 10) for which in ("train", "valid", "test")
+    }
+    own = tiny.write(tiny.READER, tmp_path / "reader.safetensors")
+    data = datasets.Images("nameless", splits, tiny.DIGITS)
+    chosen = measuring(data, 50, True, str(own))
+    assert chosen is not None
+    pictures, theirs = some_pictures(5), load(own).net
+    assert isinstance(theirs, Classifier)
+    torch.testing.assert_close(
+        chosen.features(pictures).features, theirs.features(from_integers(pictures)).detach()
+    )
+    monkeypatch.setitem(FEATURES, "inception", small_reader)  # for data without a reader of their own
+    for name, source in (("nameless", None), ("mnist", "inception")):
+        found = measuring(datasets.Images(name, splits, tiny.DIGITS), 50, True, source)
+        assert found is not None
+        assert found.features.name == small_reader().name
+    for source, message in (
+        ("nobody", "unknown model 'nobody'"),
+        (str(tiny.write(tiny.LABELLED, tmp_path / "labelled.safetensors")), "is no classifier of clean"),
+    ):
+        with pytest.raises(PhinError, match=message):
+            measuring(data, 50, True, source)
+
+
+def test_what_features_cannot_name_is_not_counted_as_read() -> None:
+    """The logits of a reader of other classes are no digits."""
+    splits: dict[Which, Part] = {
+        which: Part(some_pictures(60), torch.arange(60) % 10) for which in ("train", "valid", "test")
+    }
+    data = datasets.Images("mnist", splits, tuple("abcdefghij"))
+    held = data.split("valid", 40).x
+    found = Measuring(small_reader(), data, 40)(lambda cond, numbers: held[list(numbers)])
+    assert found.keys() == {"frechet", "frechet_floor"}

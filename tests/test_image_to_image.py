@@ -27,6 +27,7 @@ from phin.errors import PhinError
 from phin.evaluation import PicturePlan, evaluate, rows
 from phin.families.base import OneShot
 from phin.metrics.features import Features, Seen
+from phin.metrics.frechet import frechet_distance, moments
 from phin.models import Model
 from phin.nets.unet import UNet
 from phin.pictures import png, to_integers
@@ -34,6 +35,7 @@ from phin.recipes import DiffusionRecipe, Facts, describe
 from phin.sampling import SampleConfig
 from phin.training.checkpoint import save_weights
 from phin.training.denoising import Denoising
+from phin.training.measuring import Measuring
 
 SIDE = 8
 RECIPE = DiffusionRecipe(
@@ -473,3 +475,50 @@ def test_faults_are_as_large_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     other = lambda whole, given: torch.where(given == -1, torch.zeros(()), whole)  # noqa: E731
     found = figures_of(monkeypatch, Hide(0.25, 0.5), other)["restored"]["drawn"]
     assert found["off_real"]["value"] > 5
+
+
+# While a model is trained
+
+
+class Pixels(Features):
+    """Looks at two pixels."""
+
+    name, dims = "two pixels", 2
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        assert shape == (1, SIDE, 12)
+
+    def __call__(self, pictures: Tensor) -> Seen:
+        return Seen(pictures[:, 0, 0, :2].float(), torch.zeros(len(pictures), 10))
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, LABELLED])
+def test_a_training_is_measured_by_what_is_drawn_of_held_out_pictures(
+    recipe: DiffusionRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is given its own, and a model that paints what was left of it is measured by that."""
+    degradation = recipe.degradation
+    assert degradation is not None
+    data = Degraded(pictures(), degradation, recipe.labels)
+    held = data.split("valid", 40)
+    task = recipe.task(data)
+    assert isinstance(task, Denoising)
+    task.measure = Measuring(Pixels(), data, 40)
+    told: list[dict[str, Tensor]] = []
+
+    def copied(model: Any, config: Any, shape: Any, cond: dict[str, Tensor], **_: Any) -> Tensor:
+        told.append(cond)
+        return cond["image"][:, :1]
+
+    monkeypatch.setattr("phin.training.denoising.draw", copied)
+    found = task.measured(task.model)
+    for name, value in held.cond.items():
+        torch.testing.assert_close(torch.cat([cond[name] for cond in told]), value)
+    assert found["frechet"] == pytest.approx(
+        frechet_distance(
+            *(
+                moments(Pixels()(to_integers(x)).features)
+                for x in (held.cond["image"][:, :1], pictures().split("valid", 40).x)
+            )
+        )
+    )

@@ -408,6 +408,7 @@ def test_the_founding_papers_recipes_are_what_they_say() -> None:
     """Each of them trains eps with L_simple's weight under its own process."""
     processes = {
         "mnist-ddpm": "discrete(linear)",
+        "mnist-ddim": "discrete(linear)",
         "mnist-improved-ddpm": "discrete(cosine)",
         "mnist-score-vp": "linear",
         "mnist-score-ve": "geometric",

@@ -26,6 +26,7 @@ from phin.recipes import (
     train,
 )
 from phin.training.config import TrainConfig
+from phin.training.denoising import Denoising
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -193,3 +194,40 @@ def test_the_baseline_of_a_validation_reads_the_training_set_once(monkeypatch: p
         first = task.validate(task.model)
         assert task.validate(task.model) == first
     assert asked.count("valid") == 2 * asked.count("train")
+
+
+def test_flow_matching_lowers_the_error_of_the_velocity() -> None:
+    """A network that says 0 is off by eps - x, at every level alike."""
+    recipe, data = RECIPES["mnist-flow"], datasets.load("digits")
+    assert isinstance(recipe, DiffusionRecipe)
+    task = replace(recipe, net=tiny.NET, train=replace(tiny.BRIEF, batch=40)).task(data)
+    assert isinstance(task, Denoising)
+    for weights in task.model.net.parameters():
+        torch.nn.init.zeros_(weights)
+    (x, _, _), eps = task.shown(0, slice(None))
+    losses = task(0, slice(None))
+    torch.testing.assert_close(losses.loss, (eps - x).square().mean((1, 2, 3)))
+    assert losses.log_snr is not None
+    t = torch.sigmoid(-losses.log_snr / 2)  # of alpha = 1 - t and sigma = t: uniform, but for the ends
+    assert (t.sort().values - (torch.arange(40) + 0.5) / 40).abs().max() < 2 / 40
+    levels = recipe.sample.levels()
+    torch.testing.assert_close(levels.alpha + levels.sigma, torch.ones_like(levels.alpha))
+
+
+def test_ddim_draws_from_ddpms_model() -> None:
+    ddpm, ddim = RECIPES["mnist-ddpm"], RECIPES["mnist-ddim"]
+    assert isinstance(ddim, DiffusionRecipe)
+    assert replace(ddim, sample=replace(ddim.sample, solver="ddpm")) == ddpm
+    assert ddim.sample.solver == "ddim"
+
+
+@pytest.mark.parametrize("way", ["ddpm", "score-vp", "vdm", "flow"])
+def test_the_same_way_of_other_data_is_the_same_way(way: str) -> None:
+    mnist, fashion, cifar10 = (RECIPES[f"{data}-{way}"] for data in ("mnist", "fashion-mnist", "cifar10"))
+    assert isinstance(mnist, DiffusionRecipe)
+    assert isinstance(cifar10, DiffusionRecipe)
+    assert fashion == replace(mnist, data="fashion-mnist")
+    for field in ("parameterization", "density", "objective", "weight", "learn_variance"):
+        assert getattr(cifar10, field) == getattr(mnist, field)
+    assert (cifar10.data, cifar10.flip) == ("cifar10", True)
+    assert way == "ddpm" or cifar10.train == RECIPES["cifar10-small"].train

@@ -40,6 +40,7 @@ def drawn(
     watch: Watch | None = None,
     guide: Guide | None = None,
     images: Sequence[Tensor] | None = None,
+    share: slice = slice(None),
     **choices: Any,
 ) -> Iterator[tuple[int, Tensor]]:
     """Samples in the range of the data, each (C, *sides), with their numbers, as soon as they are drawn.
@@ -57,6 +58,7 @@ def drawn(
         watch: Sees every state of every batch.
         guide: A classifier that guides to the labels, from `guide`; `guidance=0` makes it the only guidance.
         images: Pictures to begin from, for a model of image to image: one sample each, or n. See `given`.
+        share: Which of the samples are drawn: those of one process.
         choices: Fields of `SampleConfig` that replace the model's own, such as steps, solver and guidance.
 
     Raises:
@@ -71,7 +73,7 @@ def drawn(
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         for length in sorted({len(row) for row in rows}):
-            alike = [k for k, row in enumerate(rows) if len(row) == length]
+            alike = [k for k in range(len(rows))[share] if len(rows[k]) == length]
             cells = length if kind == "text" else 1
             sides, size = (*shape[:-1], shape[-1] * cells), max(1, batch // cells)
             for part in (alike[i : i + size] for i in range(0, len(alike), size)):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -106,20 +107,25 @@ class Drawing:
         return whole(torch.cat([x for _, x in self.batches(n, cond, at_once)]))
 
     def prompted(self, prompts: Sequence[str]) -> list[Tensor]:
-        """A sample of each prompt, drawn by every process for itself.
+        """A sample of each prompt, all of them known to all processes; each draws every so many.
 
         Raises:
             PhinError: As `samples`; and samples that are not finite.
         """
+        rank, processes = process()
         begun, done = time.perf_counter(), dict[int, Tensor]()
-        with self.bar(len(prompts), "drawing") as told:
+        with self.bar(len(range(rank, len(prompts), processes)), "drawing") as told:
             how = {"seed": self.seed, "watch": self.watch, "guide": self.guide, **self.choices}
-            for number, x in models.drawn(self.model, prompts, **how):
+            for number, x in models.drawn(self.model, prompts, share=slice(rank, None, processes), **how):
                 self._check(x[None], [number])
                 done[number] = x
                 told(1)
         self._seconds += time.perf_counter() - begun
-        return [done[number] for number in range(len(done))]
+        own = [done[number] for number in sorted(done)]
+        widths = whole(torch.tensor([x.shape[-1] for x in own]))  # of numbers, a cell for each digit
+        widest = int(widths.max())
+        alike = whole(torch.stack([F.pad(x, (0, widest - x.shape[-1])) for x in own]))
+        return [x[..., :width] for x, width in zip(alike, widths.tolist(), strict=True)]
 
     def _check(self, x: Tensor, numbers: Sequence[int]) -> None:
         finite = x.isfinite().flatten(1).all(1)

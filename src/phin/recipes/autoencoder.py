@@ -43,7 +43,10 @@ class AutoencoderRecipe(Recipe):
     drop: float = 0.1
     """Share of examples trained without their label; 1 makes a model of the data as a whole."""
     measure: int = 0
-    """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
+    """Pictures that each validation draws and measures; 0 is none."""
+    features: str | None = None
+    """What looks at those: digit-reader, fashion-reader, inception, a file of Inception's weights (.pth), or
+    the run of a classifier; None is what the data set has."""
     train: TrainConfig = TrainConfig(minutes=10)
 
     def __post_init__(self) -> None:
@@ -104,5 +107,5 @@ class AutoencoderRecipe(Recipe):
             self.drop,
             self.train.batch,
             self.train.seed,
-            measure=measuring(data, self.measure, told=self.drop < 1),
+            measure=measuring(data, self.measure, told=self.drop < 1, source=self.features),
         )

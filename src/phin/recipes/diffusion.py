@@ -77,7 +77,10 @@ class DiffusionRecipe(Recipe):
     dequantize: bool = False
     """Train on images of 8 bits with uniform noise as wide as their steps: for likelihoods by the ODE."""
     measure: int = 0
-    """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
+    """Pictures that each validation draws and measures; 0 is none."""
+    features: str | None = None
+    """What looks at those: digit-reader, fashion-reader, inception, a file of Inception's weights (.pth), or
+    the run of a classifier; None is what the data set has."""
     distilled: Consistency | Tuning | Progressive | None = None
     """What it is distilled from, and how; None is trained on the data alone (`phin distill`)."""
     train: TrainConfig = TrainConfig(minutes=10, batch=64, lr=3e-3)
@@ -277,7 +280,7 @@ class DiffusionRecipe(Recipe):
             objective=objective,
             times=build(self.times, TIMES, "times"),
             flip=self.flip,
-            measure=measuring(pixels(data), self.measure, told=self.drop < 1),
+            measure=measuring(pixels(data), self.measure, told=self.drop < 1, source=self.features),
             dequantize=self.dequantize,
         )
         if self.distilled:
@@ -322,6 +325,40 @@ _DDPM = DiffusionRecipe(
 )
 # Denoising score matching with the weight sigma²: a network that predicts eps is -sigma times a score.
 _SCORE = replace(_DDPM, density="linear", sample=SampleConfig(steps=20, guidance=1.0, grid="linear"))
+
+# Straight paths and their velocity. The weight, of the noise's error, makes it the velocity's squared error.
+_FLOW = DiffusionRecipe(
+    data="mnist",
+    parameterization="flow",
+    density="flow",
+    weight="flow",
+    sample=SampleConfig(solver="euler", steps=50, guidance=1.0, grid="flow"),
+)
+_VDM = DiffusionRecipe(
+    data="mnist",
+    net=UNetConfig(fourier=(5, 6, 7), values=256),
+    parameterization="x",
+    density="learned",
+    objective="continuous_bound",
+    drop=1.0,
+    train=TrainConfig(minutes=60, batch=64, lr=3e-3),
+    sample=SampleConfig(steps=50, guidance=1.0, grid="cosine"),
+)
+_CIFAR10 = DiffusionRecipe(
+    data="cifar10",
+    net=UNetConfig(channels=(96, 192, 192), attention=(False, True, True)),
+    flip=True,
+    train=TrainConfig(minutes=90, batch=64),
+    sample=SampleConfig(steps=20),
+)
+
+
+def _of_cifar10(recipe: DiffusionRecipe) -> DiffusionRecipe:
+    """A recipe of MNIST with the size, the budget and the mirrored pictures of `cifar10-small`."""
+    assert isinstance(recipe.net, UNetConfig)
+    net = replace(recipe.net, channels=(96, 192, 192), attention=(False, True, True))
+    return replace(recipe, data="cifar10", net=net, flip=True, train=_CIFAR10.train)
+
 
 # Latents of 7 x 7 have no lower resolution; what a pixel's network does there, this one does at its own.
 _LATENT = DiffusionRecipe(
@@ -370,6 +407,7 @@ recipes: dict[str, Recipe] = {
     "numbers": NUMBERS,
     "mnist": DiffusionRecipe(data="mnist"),
     "mnist-ddpm": _DDPM,
+    "mnist-ddim": replace(_DDPM, sample=replace(_DDPM.sample, solver="ddim")),  # DDPM's model, drawn so
     "mnist-improved-ddpm": replace(
         _DDPM,
         density="discrete(cosine)",
@@ -399,25 +437,18 @@ recipes: dict[str, Recipe] = {
         train=TrainConfig(minutes=60, batch=64, lr=3e-3),
         sample=SampleConfig(steps=50, guidance=1.0, grid="cosine"),
     ),
-    "mnist-vdm": DiffusionRecipe(
-        data="mnist",
-        net=UNetConfig(fourier=(5, 6, 7), values=256),
-        parameterization="x",
-        density="learned",
-        objective="continuous_bound",
-        drop=1.0,
-        train=TrainConfig(minutes=60, batch=64, lr=3e-3),
-        sample=SampleConfig(steps=50, guidance=1.0, grid="cosine"),
-    ),
+    "mnist-vdm": _VDM,
+    "mnist-flow": _FLOW,
     "fashion-mnist": DiffusionRecipe(data="fashion-mnist"),
-    "cifar10-small": DiffusionRecipe(
-        data="cifar10",
-        net=UNetConfig(channels=(96, 192, 192), attention=(False, True, True)),
-        flip=True,
-        train=TrainConfig(minutes=90, batch=64),
-        sample=SampleConfig(steps=20),
-    ),
+    "fashion-mnist-ddpm": replace(_DDPM, data="fashion-mnist"),
+    "fashion-mnist-score-vp": replace(_SCORE, data="fashion-mnist"),
+    "fashion-mnist-vdm": replace(_VDM, data="fashion-mnist"),
+    "fashion-mnist-flow": replace(_FLOW, data="fashion-mnist"),
+    "cifar10-small": _CIFAR10,
     "cifar10-ddpm": CIFAR10_DDPM,
+    "cifar10-score-vp": _of_cifar10(_SCORE),
+    "cifar10-vdm": _of_cifar10(_VDM),
+    "cifar10-flow": _of_cifar10(_FLOW),
     "mnist-latent": _LATENT,
     "fashion-mnist-latent": replace(
         _LATENT, data="fashion-mnist", autoencoder="runs/fashion-mnist-autoencoder"

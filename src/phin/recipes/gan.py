@@ -32,7 +32,10 @@ class GANRecipe(Recipe):
     every: int = 4
     """Steps from one of R1 to the next, which saves time; it counts as much as if it were taken at each."""
     measure: int = 0
-    """Pictures that each validation draws and measures, by the reader of the data set; 0 is none."""
+    """Pictures that each validation draws and measures; 0 is none."""
+    features: str | None = None
+    """What looks at those: digit-reader, fashion-reader, inception, a file of Inception's weights (.pth), or
+    the run of a classifier; None is what the data set has."""
     train: TrainConfig = _TRAIN
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class GANRecipe(Recipe):
             self.every,
             self.train.batch,
             self.train.seed,
-            measure=measuring(data, self.measure, told=self.labels),
+            measure=measuring(data, self.measure, told=self.labels, source=self.features),
         )
 
 

@@ -94,6 +94,7 @@ class TrainConfig:
 # A run may go on with other values of these; with others of anything else it would not be the same run.
 FREE = (
     "command",
+    "recipe.features",
     "recipe.measure",
     "recipe.sample",
     "train.compile",

@@ -184,7 +184,9 @@ class Denoising(Task):
         return self.measure(partial(self._draw, model)) if self.measure else {}
 
     def _draw(self, model: Denoiser, cond: dict[str, Tensor], numbers: Sequence[int]) -> Tensor:
-        return draw(model, self.preview, pixels(self.data).shape, cond, seed=0, indices=numbers)
+        *sides, width = pixels(self.data).shape
+        cells = cond["text"].shape[1] if "text" in cond else 1
+        return draw(model, self.preview, (*sides, width * cells), cond, seed=0, indices=numbers)
 
     def picture(self, model: nn.Module) -> np.ndarray | None:
         """Samples: some numbers, one of each class, or a cloud of points."""

@@ -150,7 +150,7 @@ def fit(
         clock: Seconds.
 
     Returns:
-        What came of it; validation is known to the main process only.
+        What came of it.
 
     Raises:
         PhinError: The folder cannot be written to, is another run's or has a damaged checkpoint; a process
@@ -231,21 +231,30 @@ def fit(
             return True
         return state.aside + state.costs[name] <= ASIDE * state.seconds
 
+    def agreed_on(asked: bool) -> bool:
+        """What the main process says."""
+        return total(torch.tensor(float(asked and main), device=accelerator.device)).item() > 0
+
     def stopping() -> bool:
         nonlocal stop
         stop = stop or (processes == 1 and interrupted.is_set())  # several agree on it in a step
         return stop
 
     def look() -> None:
-        """What lies between steps. Whatever is put off, or left undone by an interruption, remains due."""
+        """What lies between steps. Whatever is put off, or left undone by an interruption, remains due.
+
+        All processes validate, as a task may share what there is to draw; the rest is the main one's.
+        """
         nonlocal saved
-        if due("validation") and affordable("validation") and not stopping():
+        if due("validation") and agreed_on(affordable("validation")) and not stopping():
             with aside("validation"):
                 state.validation = task.validate(ema.model)
-                if run.is_best(state):
+                if run.is_best(state) and main:
                     run.save_best(state)
             log.write(state.step, {f"validation/{name}": x for name, x in state.validation.items()})
             display.say(_report(state, progress, facts))
+        if not main:
+            return
         if due("picture") and affordable("picture") and not stopping():
             with aside("picture"):
                 picture = task.picture(ema.model)
@@ -268,7 +277,7 @@ def fit(
         _interruption(display) as interrupted,
         compiling,
     ):
-        if main and state.step:
+        if state.step:
             look()
         while progress < 1 and not stop:
             torch.manual_seed(stream(config.seed, "network", state.step * processes + rank).integers(2**63))
@@ -321,8 +330,7 @@ def fit(
                 facts = {"progress": progress, "seconds": state.seconds, "images_per_second": speed}
                 facts |= {"lr": lr, "skipped": state.skipped} | meter.read()
                 log.write(state.step, facts)
-            if main:
-                look()
+            look()
             display.move(state, progress, facts)
         accelerator.wait_for_everyone()
         if stop and not finished():
