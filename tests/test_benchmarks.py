@@ -715,7 +715,7 @@ def test_a_contestant_that_fails_ends_the_others(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(SystemExit) as ended:
-        benchmark("time_to_quality").main(["--out", str(tmp_path)])
+        benchmark("time_to_quality").main(f"--out {tmp_path} --only phin phin-unlabelled".split())
     assert (ended.value.code, asked) == (3, ["phin"])
 
 
