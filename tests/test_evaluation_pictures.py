@@ -513,11 +513,11 @@ def share(out: str) -> None:
 
 
 def train_and_measure(out: Path) -> None:
-    """A training too slow to move, measured twice: what it found, and which pictures this process drew."""
-    numbers: list[list[int]] = []
+    """A training too slow to move, measured twice: what was found, and which pictures this process drew."""
+    drawn: list[list[list[int]]] = []
 
-    def counted(*given: Any, indices: Sequence[int], **known: Any) -> Tensor:
-        numbers.append([*indices])
+    def noted(*given: Any, indices: Sequence[int], **known: Any) -> Tensor:
+        drawn.append([[*pair] for pair in zip(indices, given[-1]["label"].tolist(), strict=True)])
         return draw(*given, indices=indices, **known)
 
     brief = replace(tiny.BRIEF, lr=1e-12, validate_every=0.5)
@@ -527,23 +527,23 @@ def train_and_measure(out: Path) -> None:
         entry = replace(datasets.DATA["mnist"], load=lambda: data)
         patch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
         patch.setitem(FEATURES, "digit-reader", Brightness)
-        patch.setattr("phin.training.denoising.draw", counted)
+        patch.setattr("phin.training.denoising.draw", noted)
         found = train(recipe, out / "run").validation
     rank = os.environ.get("RANK", "alone")
-    (out / f"{rank}.json").write_text(json.dumps({"found": found, "numbers": numbers}))
+    (out / f"{rank}.json").write_text(json.dumps({"found": found, "drawn": drawn}))
 
 
 def test_two_processes_measure_a_training_as_one_does(tmp_path: Path) -> None:
-    """Each draws its part, and both know what was found."""
+    """Each draws its part, of the same labels, and both know what was found."""
     program = "import sys, test_evaluation_pictures as here; here.train_and_measure(here.Path(sys.argv[1]))"
     together.two(program, str(tmp_path))
     (tmp_path / "alone").mkdir()
     train_and_measure(tmp_path / "alone")
     alone = json.loads((tmp_path / "alone" / "alone.json").read_text())
-    assert alone["numbers"] == 2 * [[*range(61)]]
+    assert [[k for k, _ in part] for part in alone["drawn"]] == 2 * [[*range(61)]]
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found["numbers"] == 2 * [[*range(rank, 61, 2)]]
+        assert found["drawn"] == [part[rank::2] for part in alone["drawn"]]
         assert found["found"] == pytest.approx(alone["found"], rel=1e-5)
 
 
