@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Float64, Int64, Num, UInt8
 from torch import Tensor
 
-from phin import models
 from phin.data import Data
 from phin.data.base import Batch, Which
 from phin.errors import PhinError
@@ -24,7 +23,7 @@ from phin.evaluation import seen
 from phin.evaluation.drawing import Bar, Drawing, silent
 from phin.evaluation.plan import enough
 from phin.evaluation.table import HEADING, percent, plus_minus
-from phin.metrics.features import Features, Inception, Reader, Seen
+from phin.metrics.features import Features, Seen
 from phin.metrics.figure import figure
 from phin.metrics.measures import MEASURES, SHARE, figures, measured
 from phin.metrics.memorisation import copying, nearest
@@ -32,9 +31,8 @@ from phin.metrics.processes import process, whole
 from phin.metrics.summary import BATCH, Summary
 from phin.metrics.summary import enough as enough_pictures
 from phin.models import Model, Watch
-from phin.nets.classifier import Classifier
 from phin.pictures import Picture, tile, to_integers
-from phin.recipes.features import FEATURES, features_of
+from phin.recipes.features import features_of, named
 from phin.sampling import Guide
 
 SHOWN = 100  # pictures in the grid
@@ -76,11 +74,10 @@ class Evaluation(NamedTuple):
 
 
 def chosen(source: Features | str | Path | None, data: str) -> Features:
-    """What measures pictures: as it is, by name, from a file; or that which a data set has.
+    """What measures pictures: as it is, as of `named`; or that which a data set has.
 
     Args:
-        source: The features; or a name in `FEATURES`, a file of Inception's weights (.pth), or a classifier
-            that `load` finds.
+        source: The features, or where they are.
         data: Name of the data set.
 
     Raises:
@@ -90,17 +87,7 @@ def chosen(source: Features | str | Path | None, data: str) -> Features:
         return features_of(data)
     if isinstance(source, Features):
         return source
-    if (name := str(source)) in FEATURES:
-        return FEATURES[name]()
-    if (path := Path(source)).suffix == ".pth":
-        return Inception(path)
-    model = models.load(source)
-    if not isinstance(model.net, Classifier):
-        raise PhinError(
-            f"{model.path} is no classifier of clean pictures; give one, such as mnist-classifier, or one of "
-            f"{', '.join(FEATURES)}"
-        )
-    return Reader(model.net, f"reader {source}", model.facts.shape, model.facts.class_names)
+    return named(str(source))
 
 
 class View(NamedTuple):
