@@ -22,10 +22,12 @@ from phin.diffusion.distill import (
     tuning_target,
 )
 from phin.diffusion.level import SCALINGS, Level, flow, ve, vp
+from phin.diffusion.losses import denoising_loss, stratified
 from phin.diffusion.noise import normal
 from phin.diffusion.parameterization import v
 from phin.diffusion.schedules import Cosine, Discrete, Flow, Geometric, Schedule
 from phin.diffusion.solvers import DDIM, DPMpp2M, Heun, MultistepConsistency, Solver, prior, sample, walk
+from phin.diffusion.weights import snr_plus_one
 from phin.metrics.energy import energy_distance
 from phin.nets.mlp import MLP, MLPConfig
 from phin.oracle import CLEAN, Mixture
@@ -432,6 +434,59 @@ def test_a_small_network_draws_eight_gaussians_in_one_call() -> None:
     assert teachers < 0.005
     assert one < 0.03
     assert two < 0.03
+
+
+def test_a_small_denoiser_is_tuned_to_draw_eight_gaussians_in_one_call() -> None:
+    """By pairs from the data alone; before, one or two of its calls were means."""
+    data, n = eight(), 256
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net = Denoiser(MLP(MLPConfig(width=64, depth=3), 2), v)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, fused=True)
+    noises, metric = torch.distributions.Normal(-1.1, 2.0), pseudo_huber(0.00054)
+    clean, noisy = noises.cdf(torch.tensor([-END / 2, 4.5]))
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    def denoising(progress: float) -> Tensor:
+        levels = Cosine(log_snr_max=END, log_snr_min=-9)(stratified(torch.rand(n, generator=generator)))
+        return denoising_loss(net, data.sample(n, generator), levels, snr_plus_one, drawn)
+
+    def tuning(progress: float) -> Tensor:
+        x = data.sample(n, generator)
+        places = stratified(torch.rand(n, generator=generator))
+        sigma = noises.icdf(clean + (noisy - clean) * places).exp()
+        near = nearer(sigma, 1 + int(6 * progress))
+        end = near < math.exp(-END / 2)
+        t, r = (vp(-2 * s.log()).view(2) for s in (sigma, near.masked_fill(end, math.exp(-END / 2))))
+        z = t.alpha * x + t.sigma * drawn(x)
+        with torch.no_grad():
+            goal = tuning_target(net, x, z, t, r, end)
+        return metric(net(z, t).x - goal) / (sigma - near.masked_fill(end, 0))
+
+    def train(steps: int, lr: float, loss: Callable[[float], Tensor]) -> None:
+        for i in range(steps):
+            optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * i / steps)) / 2
+            optimizer.zero_grad()
+            loss(i / steps).mean().backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+
+    truth, start = data.sample(2000, generator), normal(0, "start", range(2000), (2,))
+
+    def distance(calls: int) -> float:
+        levels = vp(torch.tensor([-9.0, -1.0])[:calls])
+        with torch.no_grad():
+            z = prior(levels.at(0), start, lambda _: start)
+            return energy_distance(sample(net, MultistepConsistency(), levels, z, drawn), truth).value
+
+    train(250, 5e-3, denoising)
+    assert distance(1) > 0.5
+    assert distance(2) > 0.2
+    train(400, 3e-3, tuning)
+    assert distance(1) < 0.08
+    assert distance(2) < 0.03
 
 
 # --- metrics
