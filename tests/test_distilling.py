@@ -425,7 +425,7 @@ def test_a_student_draws_without_a_label_only_if_it_has_learned_to(
     save_weights(tmp_path / "old.safetensors", model.net.state_dict(), known)
     old = phin.load(tmp_path / "old.safetensors")
     assert len(models.samples(old, labels=[3])) == 1
-    with pytest.raises(PhinError, match=r"distilled with labels alone, .* \(-1\): give labels, 0 to 9$"):
+    with pytest.raises(PhinError, match=r"trained with labels alone, .* \(-1\): give labels, 0 to 9$"):
         models.samples(old, labels=[3, -1])
 
 

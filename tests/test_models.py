@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from phin import data
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.level import Level
 from phin.diffusion.noise import seeded
@@ -15,7 +16,7 @@ from phin.diffusion.solvers import prior
 from phin.errors import PhinError
 from phin.models import Model, guide, load, sample, samples, stream
 from phin.nets.classifier import NoisyClassifier
-from phin.recipes import describe
+from phin.recipes import DiffusionRecipe, VAERecipe, describe
 from phin.sampling import draw
 from phin.training.checkpoint import read_weights, save_weights
 
@@ -279,6 +280,29 @@ def test_models_refuse_what_they_do_not_know(labelled: Model, points: Model, fol
     reader = load(tiny.write(tiny.READER, folder / "reader.safetensors"))
     with pytest.raises(PhinError, match="does not draw"):
         samples(reader)
+
+
+def test_what_was_never_trained_without_its_condition_is_not_asked_to_draw_so(folder: Path) -> None:
+    facts, sampling = tiny.FACTS[tiny.LABELLED], replace(tiny.SAMPLE, guidance=1.0)
+
+    def made(recipe: DiffusionRecipe | VAERecipe) -> Model:
+        save_weights(path, recipe.model(facts).state_dict(), describe("tiny", recipe, facts))
+        return load(path)
+
+    path = folder / "told.safetensors"
+    told = made(replace(tiny.LABELLED, drop=0.0, sample=sampling))
+    assert len(samples(told, labels=[3])) == 1
+    with pytest.raises(PhinError, match=r"cannot draw without one \(-1\): give labels, 0 to 9$"):
+        samples(told, labels=[3, -1])
+    for guidance in (0.0, 1.5):
+        with pytest.raises(PhinError, match=f"guidance = {guidance:g}: .* which guidance needs: give 1$"):
+            samples(told, labels=[3], guidance=guidance)
+    with pytest.raises(PhinError, match=r"sample.guidance 2 needs .* at drop 0: give sample.guidance 1"):
+        replace(tiny.LABELLED, drop=0.0).task(data.load("digits"))
+    vae = VAERecipe(data="digits", likelihood="gaussian(0.1)", drop=0.0)
+    with pytest.raises(PhinError, match=r"cannot draw without one"):
+        samples(made(vae), labels=[-1])
+    assert len(samples(made(replace(vae, drop=0.1)), labels=[-1])) == 1
 
 
 @pytest.mark.parametrize("labels", [np.array([3, 7]), torch.tensor([3, 7]), (3, 7)])

@@ -20,7 +20,7 @@ from phin.errors import PhinError
 from phin.families.base import OneShot
 from phin.nets.classifier import NoisyClassifier
 from phin.pictures import to_bytes
-from phin.recipes import DiffusionRecipe
+from phin.recipes import AutoencoderRecipe, DiffusionRecipe
 from phin.recipes.trained import Model as Model
 from phin.recipes.trained import load as load
 from phin.recipes.trained import shipped as shipped
@@ -231,13 +231,20 @@ def choose(model: Model, choices: Mapping[str, Any]) -> SampleConfig:
     for name in choices:
         if name not in known:
             raise PhinError(f"sampling has no option {name!r}; it has {', '.join(known)}")
-    if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:
+    assert isinstance(recipe, DiffusionRecipe)
+    if recipe.distilled is not None:
         return recipe.distilled.chosen(model.path, config, choices)
     if not {"solver", "grid"} & choices.keys():
         asked = {"steps": config.steps, **choices}
         found = (one.sampling for one in model.tuned)
         config = next((s for s in found if all(getattr(s, k) == v for k, v in asked.items())), config)
-    return replace(config, **choices)
+    config = replace(config, **choices)
+    if config.guidance != 1 and recipe.told(model.facts) and not _does_without(model):
+        raise PhinError(
+            f"guidance = {config.guidance:g}: {model.path} was never trained without its condition, which "
+            "guidance needs: give 1"
+        )
+    return config
 
 
 def drawing(model: Model) -> tuple[Denoiser, SampleConfig]:
@@ -363,13 +370,20 @@ def conditions(
         every = [_label(label, facts.classes) for label in labels for _ in range(n or 1)]
     if not every:
         raise PhinError("nothing to draw: give labels, or leave them out to have each in turn")
-    distilled = model.recipe.distilled if isinstance(model.recipe, DiffusionRecipe) else None
-    if -1 in every and distilled is not None and not distilled.null:
+    if -1 in every and not _does_without(model):
         raise PhinError(
-            f"{model.path} was distilled with labels alone, and cannot draw without one (-1): give labels, "
+            f"{model.path} was trained with labels alone, and cannot draw without one (-1): give labels, "
             f"0 to {facts.classes - 1}"
         )
     return "label", list(torch.tensor(every)[:, None])
+
+
+def _does_without(model: Model) -> bool:
+    """Whether it learned to draw without its condition, too, which guidance needs, and the label -1."""
+    recipe = model.recipe
+    if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:
+        return recipe.distilled.null
+    return not isinstance(recipe, DiffusionRecipe | AutoencoderRecipe) or recipe.drop > 0
 
 
 def _label(label: SupportsIndex, classes: int) -> int:

@@ -182,6 +182,10 @@ class DiffusionRecipe(Recipe):
         """What the model has to know of its data."""
         return Facts.of(data).unconditional() if self.drop == 1 else Facts.of(data)
 
+    def told(self, facts: Facts) -> bool:
+        """Whether the model is told anything of what it is to draw."""
+        return bool(facts.classes or facts.vocabulary or facts.alphabet or self.degrade)
+
     @property
     def _values(self) -> int:
         return self.net.values if isinstance(self.net, UNetConfig) else 0
@@ -206,7 +210,7 @@ class DiffusionRecipe(Recipe):
                 raise PhinError(f"an MLP needs vectors, and {self.data} has pictures: take a U-Net's recipe")
             net = MLP(self.net, channels, facts.classes, outputs)
         elif isinstance(self.net, DDPMUNetConfig):
-            if facts.classes or facts.vocabulary or facts.alphabet or self.degrade:
+            if self.told(facts):
                 raise PhinError(
                     f"DDPM's U-Net takes no condition, and {self.data} has one: give drop 1 or another net"
                 )
@@ -246,7 +250,13 @@ class DiffusionRecipe(Recipe):
         from phin.training.denoising import Denoising
         from phin.training.lessons import Lessons
 
-        model = self.model(self.facts(data))
+        facts = self.facts(data)
+        if self.told(facts) and not self.drop and self.sample.guidance != 1 and not self.distilled:
+            raise PhinError(
+                f"sample.guidance {self.sample.guidance:g} needs a model that can do without its condition, "
+                "which none learns at drop 0: give sample.guidance 1, or drop 0.1"
+            )
+        model = self.model(facts)
         if isinstance(model, LatentDenoiser):
             assert isinstance(data, Encoded)
             assert isinstance(data.encoder, Latents)
@@ -284,8 +294,8 @@ class DiffusionRecipe(Recipe):
             dequantize=self.dequantize,
         )
         if self.distilled:
-            teacher, recipe, facts = taught(self.distilled.teacher)
-            if (recipe.net, facts) != (self.net, self.facts(data)):
+            teacher, recipe, known = taught(self.distilled.teacher)
+            if (recipe.net, known) != (self.net, facts):
                 raise PhinError(
                     f"{self.distilled.teacher} is another network than this, or of other data than "
                     f"{self.data}: make the recipe of a student by `phin distill`"

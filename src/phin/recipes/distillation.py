@@ -254,7 +254,7 @@ def student(
         raise PhinError(f"method {method} has no {min(unknown)}; it has {', '.join(known)}")
     _, recipe, facts = taught(source)
     scale = recipe.sample.guidance if guidance is None else guidance
-    told = bool(facts.classes or facts.vocabulary or facts.alphabet or recipe.degrade)
+    told = recipe.told(facts)
     null = told and recipe.drop > 0
     if scale != 1 and not null:
         if guidance is not None:
