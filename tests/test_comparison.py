@@ -11,7 +11,7 @@ from functools import cache
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from torch import Tensor
 
 import phin
 from phin import data as datasets
-from phin import models
+from phin import models, report
 from phin.cli import main
 from phin.comparison import Plan, compare, measures, page, walks
 from phin.comparison.entrants import enter
@@ -47,6 +47,9 @@ from phin.training.adversarial import Adversarial
 from phin.training.autoencoding import Autoencoding
 from phin.training.checkpoint import read_weights
 from phin.training.loop import Losses, Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 N = 40
 PLAN = Plan(n=N, n_curve=24, n_nll=4, ladder=(2,))
@@ -586,6 +589,22 @@ def test_large_numbers_are_short() -> None:
     numbers = [0.5, 12, 999, 1000, 35_746_307, 999_999, 2.5e15]
     assert [page.si(number) for number in numbers] == ["0.5", "12", "999", "1 k", "35.7 M", "1 M", "2.5 P"]
     assert [page.plain(number) for number in (0.04652, 99.4, 1021.7)] == ["0.0465", "99.4", "1,022"]
+
+
+@pytest.mark.parametrize(("words", "columns"), [("mnist", 5), ("fashion-mnist", 3), ("a" * 40, 1)])
+def test_a_legend_has_room_for_all_of_its_names(words: str, columns: int) -> None:
+    names = [f"{words} {i}" for i in range(7)]
+
+    def draw(axes: "Axes") -> None:
+        for name in names:
+            axes.plot([0, 1], label=name)
+
+    svg = report.plot([draw], "x", "y", size=(5.0, 3.6))
+    (width,) = re.findall(r'viewBox="0 0 ([\d.]+) ', svg)
+    begin = {name: float(x) for x, name in re.findall(r' x="([\d.]+)"[^>]*>([^<]+ \d)</text>', svg)}
+    assert list(begin) == names
+    assert max(x + 4 * len(name) for name, x in begin.items()) <= float(width)  # a letter is wider than 4
+    assert len({*begin.values()}) == columns
 
 
 def test_columns_of_real_pictures_are_labels() -> None:

@@ -117,7 +117,6 @@ def plot(
     up: str,
     titles: Iterable[str] = (),
     size: tuple[float, float] = (7.5, 3.4),
-    columns: int = 6,
     rows: int = 1,
 ) -> str:
     """Panels as inline SVG whose colours follow the page: `INK`, `QUIET` and `SERIES` stand for its own.
@@ -128,11 +127,10 @@ def plot(
         up: What y is.
         titles: Of the panels.
         size: Width and height of the whole, inches.
-        columns: Of the legend.
         rows: Of panels.
     """
     file = io.StringIO()
-    with _canvas(draws, across, up, titles, size, columns, rows, INK, QUIET) as canvas:
+    with _canvas(draws, across, up, titles, size, rows, INK, QUIET) as canvas:
         canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(QUIET, "var(--quiet)")
@@ -150,7 +148,7 @@ def picture(
 ) -> bytes:
     """The same as a PNG file that stands alone, on the light page: panels draw in the colours of `light`."""
     colours, file = light(), io.BytesIO()
-    with _canvas(draws, across, up, titles, size, 6, 1, colours["ink"], colours["quiet"]) as canvas:
+    with _canvas(draws, across, up, titles, size, 1, colours["ink"], colours["quiet"]) as canvas:
         canvas.savefig(file, format="png", dpi=160, facecolor=colours["paper"], metadata={"Software": None})
     return file.getvalue()
 
@@ -167,7 +165,6 @@ def _canvas(
     up: str,
     titles: Iterable[str],
     size: tuple[float, float],
-    columns: int,
     rows: int,
     ink: str,
     quiet: str,
@@ -203,6 +200,10 @@ def _canvas(
             for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         if named:
-            place = {"loc": "outside upper left", "ncols": min(columns, len(named))}
-            canvas.legend(named.values(), named.keys(), frameon=False, handlelength=1.4, **place)
+            place = {"loc": "outside upper left", "frameon": False, "handlelength": 1.4}
+            for columns in range(len(named), 0, -1):  # the most that the width has room for
+                legend = canvas.legend(named.values(), named.keys(), ncols=columns, **place)
+                if columns == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+                    break
+                legend.remove()
         yield canvas

@@ -227,7 +227,7 @@ def _active(quality: dict[str, Any]) -> Cell | None:
     levels = quality["active"]["levels"]
     on, units = (sum(level[name] for level in levels) for name in ("active", "units"))
     each = [f"z_{t}: {level['active']:,}" for t, level in enumerate(levels, 1)]
-    return Cell(on / units, f"{on:,} of {units:,}", ", ".join(each) if len(each) > 1 else "")
+    return Cell(on / units, f"{on:,} of {units:,}", "\n".join(each) if len(each) > 1 else "")
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -554,7 +554,7 @@ def _precision_recall(made: Sequence[dict[str, Any]]) -> str:
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
 
-    return report.plot([draw], "precision", "recall", size=HALF, columns=3)
+    return report.plot([draw], "precision", "recall", size=HALF)
 
 
 def _over_time(made: Sequence[dict[str, Any]], key: str) -> str:
@@ -581,7 +581,7 @@ def _over_time(made: Sequence[dict[str, Any]], key: str) -> str:
             _logarithmic(axes.yaxis, axes.set_yscale)
 
     up = "Frechet distance" if key == "frechet" else "read as asked, %"
-    return report.plot([draw], "minutes of training", up, size=HALF, columns=3)
+    return report.plot([draw], "minutes of training", up, size=HALF)
 
 
 def _over_calls(made: Sequence[dict[str, Any]], across: Literal["calls", "milliseconds"]) -> str:
@@ -608,14 +608,14 @@ def _over_calls(made: Sequence[dict[str, Any]], across: Literal["calls", "millis
         _floor(axes, (point for model in made for point in model["by_calls"]))
 
     title = "network calls a picture" if across == "calls" else "milliseconds a picture"
-    return report.plot([draw], title, "Frechet distance", size=HALF, columns=3)
+    return report.plot([draw], title, "Frechet distance", size=HALF)
 
 
 def _losses(made: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A plot for each recipe, with all of its runs."""
     for recipe in dict.fromkeys(model["recipe"] for model in made):
         runs = [(i, model) for i, model in enumerate(made) if model["recipe"] == recipe]
-        yield report.plot([partial(_learned, runs)], "training step", "loss", [recipe], size=HALF, columns=3)
+        yield report.plot([partial(_learned, runs)], "training step", "loss", [recipe], size=HALF)
 
 
 def _learned(runs: Sequence[tuple[int, dict[str, Any]]], axes: "Axes") -> None:

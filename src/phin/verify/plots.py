@@ -244,7 +244,7 @@ def limits() -> str:
         axes.set_yscale("log")
         axes.set_xticks(steps, [str(T) for T in steps])
 
-    return report.plot([draw], "T", "nats", columns=5)
+    return report.plot([draw], "T", "nats")
 
 
 def closed_gap(schedule: "Cosine | Flow | Geometric", T: int) -> float:
@@ -273,7 +273,7 @@ def solver_orders() -> str:
         axes.minorticks_off()
 
     sides = [
-        report.plot([partial(panel, stochastic=kind)], "steps", up, size=(3.7, 4.6), columns=2)
+        report.plot([partial(panel, stochastic=kind)], "steps", up, size=(3.7, 4.6))
         for kind, up in [
             (False, "distance from the ODE's exact map"),
             (True, "distance of mean and covariance"),
@@ -346,7 +346,7 @@ def ode_likelihood() -> str:
         axes.set_yscale("log")
 
     left = report.plot([densities], "x", "density", size=(3.7, 3.0))
-    right = report.plot([errors], "x", "nats", size=(3.7, 3.0), columns=2)
+    right = report.plot([errors], "x", "nats", size=(3.7, 3.0))
     return f'<div class="pair">{left}{right}</div>'
 
 
@@ -366,7 +366,7 @@ def schedules() -> str:
                 label=name,
             )
 
-    return report.plot([draw], "time", "log-SNR", columns=5)
+    return report.plot([draw], "time", "log-SNR")
 
 
 def parameterizations() -> str:
@@ -378,7 +378,7 @@ def parameterizations() -> str:
             axes.plot(level.log_snr.numpy(), make()(level)[1].abs().numpy(), color=color, lw=1.5, label=name)
         axes.set_yscale("log")
 
-    return report.plot([draw], "log-SNR", "|out|", columns=6, size=(7.5, 2.8))
+    return report.plot([draw], "log-SNR", "|out|", size=(7.5, 2.8))
 
 
 PLOTS: dict[str, tuple[str, str, Callable[[], str]]] = {
