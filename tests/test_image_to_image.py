@@ -447,6 +447,10 @@ def test_the_pictures_themselves_have_no_fault(
     assert len(rows(figures)) == 5
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.size == (10 * (12 + 2) + 2, 3 * (SIDE + 2) + 2)
+        first = np.asarray(sheet)[2 : 2 + SIDE, 2:14]
+    image = Degraded(pictures(), way).split("test", 40).cond["image"][0]
+    given = image[0].masked_fill(image[1] < 0, 0.0)  # hidden pixels are grey
+    np.testing.assert_allclose(first, 127.5 * (given.numpy() + 1), atol=1)
 
 
 def test_faults_are_as_large_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,8 @@ def evaluate(
         "pictures_per_second": n / drawing.seconds,
         "sampling": drawing.facts,
     }
-    shown = torch.cat([part[:SHOWN] for part in (given, x, real)])
+    grey = torch.where(known, given, 0.0)  # what is hidden, lest it be taken for black
+    shown = torch.cat([part[:SHOWN] for part in (grey, x, real)])
     return figures, {"samples": tile([*to_bytes(shown)], min(SHOWN, n))}
 
 
