@@ -39,6 +39,13 @@ def seed() -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test depends on what was fetched, measured or tuned on this machine before."""
+    monkeypatch.setenv("PHIN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("PHIN_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on a network: no host but this one is found."""
     find = socket.getaddrinfo
