@@ -26,6 +26,7 @@ from phin.diffusion.schedules import (
     LinearSubVP,
     LogNormal,
     Schedule,
+    Shifted,
     Sigmoid,
 )
 
@@ -137,6 +138,25 @@ def test_knots_are_the_levels_of_their_ladder() -> None:
     slopes = torch.tensor([-25.6, -0.8, -22.4], dtype=torch.float64)
     close(schedule.slope(torch.tensor([0.1, 0.3, 0.9], dtype=torch.float64)), slopes)
     close(Knots(7, -9).log_snr(times()), 7 - 16 * times())
+
+
+@pytest.mark.parametrize("inner", [Cosine(), Linear(scaling=SCALINGS["ve"]), Flow()])
+def test_a_shifted_schedule_does_to_an_average_what_the_inner_one_does_to_one(inner: Schedule) -> None:
+    """The mean of k copies, each with noise of its own, has sigma / sqrt(k)."""
+    k, t = 8, times()
+    one, many = inner(t), Shifted(inner, -math.log(k))(t)
+    close(many.alpha.square() / (many.sigma.square() / k), one.alpha.square() / one.sigma.square(), 1e-9)
+
+
+def test_shifted_straight_paths_are_those_of_their_paper() -> None:
+    """sigma = r u / (1 + (r - 1) u), u being that of the paths, r = e^(-by / 2)."""
+    u, r = Flow()(times()).sigma, 3.0
+    close(Shifted(Flow(), -2 * math.log(r))(times()).sigma, r * u / (1 + (r - 1) * u), 1e-9)
+
+
+def test_a_chain_of_a_shifted_schedule_is_the_shifted_chain() -> None:
+    for inner in (Linear(), Cosine()):
+        close(Discrete(Shifted(inner, -1.5), 50).table, Discrete(inner, 50).table - 1.5)
 
 
 @ALL
@@ -439,8 +459,12 @@ def test_a_clean_end_is_as_exact_in_float32(make: type[Sigmoid | Flow | Cosine])
         lambda: Knots(math.inf, 3),
         lambda: Knots(3, -math.inf),
         lambda: Knots(7, -2, 1),
+        lambda: Shifted(Cosine(), math.nan),
+        lambda: Shifted(Cosine(), -math.inf),
+        lambda: Shifted(Discrete()),
+        lambda: Shifted(Learned()),
     ],
 )
 def test_a_curve_that_is_none_is_refused(make: Callable[[], Schedule]) -> None:
-    with pytest.raises(ValueError, match=r"must|angle|scaling|at least"):
+    with pytest.raises(ValueError, match=r"must|angle|scaling|at least|not shifted"):
         make()

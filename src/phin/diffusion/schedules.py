@@ -500,6 +500,48 @@ def least_variance(interior: tuple[Tensor, ...], loss: Tensor) -> None:
         part.register_hook(weigh)
 
 
+class Shifted(Schedule):
+    """log_snr(t) = inner(t) + by: another schedule with so much more or less noise at every time.
+
+    The more numbers tell of the same thing, the more noise it takes to hide it: averaging k neighbours of a
+    picture of higher resolution, or k frames that show the same, divides the variance of their noise by k.
+    `by = -log k` makes up for it: 2 log(32 / d) takes a schedule from pictures of side 32 to those of side d.
+
+    Args:
+        inner: The schedule to shift; `Cosine()` by default.
+        by: What is added to its log-SNR; negative is more noise.
+
+    Raises:
+        ValueError: If by is not finite; if the inner schedule is a chain, or is learned.
+
+    References:
+        simple diffusion (Hoogeboom et al., 2023), arXiv:2301.11093, section 3.1.
+        Scaling Rectified Flow Transformers (Esser et al., 2024), arXiv:2403.03206, eq. 23 (straight paths).
+    """
+
+    def __init__(self, inner: Schedule | None = None, by: float = -2.0) -> None:
+        inner = inner or Cosine()
+        super().__init__(inner.scaling)
+        if isinstance(inner, Discrete):
+            raise ValueError("a chain is not shifted: make it of a shifted schedule, as in discrete(shifted)")
+        if isinstance(inner, Learned):
+            raise ValueError("a learned schedule is not shifted: it finds its own ends")
+        self.inner, self.by = inner, by
+        self.check()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return self.inner.log_snr(t) + self.by
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        return self.inner.inverse(log_snr - self.by)
+
+    def grid(self, steps: int) -> Tensor:
+        return self.inner.grid(steps)
+
+    def chain(self, T: int) -> Tensor:
+        return self.inner.chain(T) + self.by
+
+
 class Discrete(Schedule):
     """The chain of T steps: T levels, a function of time only on its grid t = i / T, i = 1..T.
 
@@ -585,5 +627,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "flow": Flow,
     "knots": Knots,
     "learned": Learned,
+    "shifted": Shifted,
     "discrete": Discrete,
 }
