@@ -535,9 +535,6 @@ class Shifted(Schedule):
     def inverse(self, log_snr: Tensor) -> Tensor:
         return self.inner.inverse(log_snr - self.by)
 
-    def grid(self, steps: int) -> Tensor:
-        return self.inner.grid(steps)
-
     def chain(self, T: int) -> Tensor:
         return self.inner.chain(T) + self.by
 
