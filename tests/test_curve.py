@@ -25,7 +25,7 @@ from phin.diffusion.level import vp
 from phin.diffusion.parameterization import x as predicts_x
 from phin.diffusion.schedules import Cosine, Discrete, Geometric, Learned, Schedule
 from phin.metrics.curve import Part, curve
-from phin.metrics.likelihood import METHODS, Bounding, Options, Rate, measure
+from phin.metrics.likelihood import METHODS, Bounding, Options, measure, rate
 from phin.oracle import Mixture
 from phin.recipes import Facts
 
@@ -121,7 +121,7 @@ def test_the_error_is_that_of_a_mean_over_images() -> None:
     size = data.x.double().square().flatten(1).sum(1)
     log_snr = COARSE.log_snr(torch.arange(1, 26).double() / 25)
     for part, gain in zip(parts, -0.5 * log_snr.exp().diff(), strict=True):
-        said = Rate.of(gain * size, 6)
+        said = rate(gain * size, 6)
         assert part.draws == 100
         assert part.rate.value == pytest.approx(said.value, rel=1e-5)
         assert part.rate.error == pytest.approx(said.error, rel=1e-5)

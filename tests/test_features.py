@@ -22,6 +22,7 @@ from phin import data as datasets
 from phin.data.base import Part, Which, from_integers
 from phin.errors import PhinError
 from phin.metrics import features as looking
+from phin.metrics import processes
 from phin.metrics.features import Inception, Reader, Seen
 from phin.metrics.frechet import frechet_distance, moments
 from phin.metrics.inception_score import certainty
@@ -333,6 +334,19 @@ def as_one() -> None:
     alike(half(rank).gathered(), whole)
     rows = gathered(torch.full((rank + 1, 2), rank))
     assert [part.tolist() for part in rows] == [[[0, 0]], [[1, 1], [1, 1]]]
+    gather, groups = dist.all_gather, []
+
+    def noted(parts: list[Tensor], part: Tensor, group: Any) -> None:
+        groups.append(group)
+        gather(parts, part, group)
+
+    processes._for_cpu.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:  # joined for GPUs alone, by a backend that takes no CPU's
+        patch.setattr(dist, "get_backend", lambda group: "nccl")
+        patch.setattr(dist, "all_gather", noted)
+        assert [part.tolist() for part in gathered(torch.tensor([rank]))] == [[0], [1]]
+    assert dist.group.WORLD not in groups
+    assert {dist.get_backend(group) for group in groups} == {"gloo"}
     dist.destroy_process_group()
 
 

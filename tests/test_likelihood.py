@@ -3,13 +3,14 @@
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import together
 import torch
 from coins import EXACT, SHARE, SIDES, TwoValues, bernoulli
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from phin.diffusion.noise import uniform
 from phin.diffusion.parameterization import x as predicts_x
 from phin.diffusion.schedules import Cosine, Discrete, Geometric, Learned, Schedule
 from phin.errors import PhinError
-from phin.metrics.likelihood import METHODS, Likelihood, Options, Rate, lossless, measure
+from phin.metrics.likelihood import METHODS, Likelihood, Options, lossless, measure, rate
 from phin.recipes import DiffusionRecipe, Facts
 
 EACH = pytest.mark.parametrize("method", METHODS)
@@ -109,11 +110,47 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
     each = method(EXACT.given(), bernoulli(60 * 30).x, range(60 * 30))
     bits = torch.stack(list(each.terms.values())).sum(0).mean(1) / (6 * math.log(2))
     sets = bits.view(60, 30)
-    said = Rate.of(sets[0] * 6 * math.log(2), 6)
+    said = rate(sets[0] * 6 * math.log(2), 6)
     assert said.value == pytest.approx(float(sets[0].mean()))
     assert said.error == pytest.approx(float(sets[0].std()) / 30**0.5)
-    errors = torch.tensor([Rate.of(row * 6 * math.log(2), 6).error for row in sets])
+    errors = torch.tensor([rate(row * 6 * math.log(2), 6).error for row in sets])
     assert float(sets.mean(1).std() / errors.square().mean().sqrt()) == pytest.approx(1, abs=0.3)
+
+
+def shared(out: str) -> None:
+    """In each of two processes: what a bound says, and which images this one looked at, written down."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    seen: list[int] = []
+    method = METHODS["continuous"](WIDE, Options(times=2))
+
+    def noted(denoise: Any, x: Tensor, indices: Any) -> Any:
+        seen.extend(indices)
+        return method(denoise, x, indices)
+
+    found = measure(EXACT, bernoulli(7), noted, 2)
+    said = {"seen": seen, "total": asdict(found.total), "terms": found.terms["diffusion"].value}
+    assert found.draws is not None
+    drawn = {"times": found.draws.times.tolist(), "calls": found.calls, "converged": found.converged}
+    Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(said | drawn))
+    with pytest.raises(ValueError, match="1 images are too few for 2 processes"):
+        measure(EXACT, bernoulli(1), method)
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_the_likelihood_that_one_finds(tmp_path: Path) -> None:
+    """Each looks at every second image, and both know all."""
+    together.two("import sys, test_likelihood as here; here.shared(sys.argv[1])", str(tmp_path))
+    alone = found("continuous", bernoulli(7), times=2)
+    assert alone.draws is not None
+    for rank in range(2):
+        said = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert said["seen"] == [*range(rank, 7, 2)]
+        assert said["total"] == pytest.approx(asdict(alone.total), rel=1e-5)
+        assert said["terms"] == pytest.approx(alone.terms["diffusion"].value, rel=1e-5)
+        assert said["times"] == alone.draws.times.tolist()
+        assert (said["calls"], said["converged"]) == (alone.calls, 7)
 
 
 # --- the ODE and dequantization

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,9 @@ def test_the_figure_is_the_mean_over_images_and_draws(file: Path, pictures: Imag
     nats = torch.stack([draw.total for draw in draws], 1).mean(1).double()
     assert facts["bits_per_dim"]["value"] == pytest.approx(float(to_bits(nats, 96).mean()), rel=1e-5)
     assert facts["bits_per_dim"]["error"] == pytest.approx(float(to_bits(nats, 96).std()) / 7**0.5, rel=1e-4)
+    low, high = facts["bits_per_dim"]["interval"]
+    assert (low + high) / 2 == pytest.approx(facts["bits_per_dim"]["value"])
+    assert (high - low) / 2 == pytest.approx(NormalDist().inv_cdf(0.975) * facts["bits_per_dim"]["error"])
     assert facts["bits_per_dim"]["value"] == pytest.approx(sum(t["value"] for t in facts["terms"].values()))
     levels = draws[0].kl.shape[1]
     names = ["KL"] if levels == 1 else [f"KL of z_{t}" for t in range(1, levels + 1)]

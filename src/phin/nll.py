@@ -24,7 +24,8 @@ from phin.metrics import activity
 from phin.metrics.curve import Part
 from phin.metrics.curve import curve as levels_of
 from phin.metrics.elbo import BOUNDS
-from phin.metrics.likelihood import METHODS, Bounding, Likelihood, Options, Rate, lossless, measure
+from phin.metrics.jackknife import Estimate
+from phin.metrics.likelihood import METHODS, Bounding, Likelihood, Options, lossless, measure
 from phin.models import Model
 from phin.pictures import to_bytes
 from phin.recipes import AutoencoderRecipe, DiffusionRecipe, Facts
@@ -309,11 +310,17 @@ def _curve(
     return {"unit": "bits/dim for each step", "points": points}
 
 
-def _rate(rate: Rate) -> dict[str, float | None]:
-    return {"value": rate.value, "error": None if math.isnan(rate.error) else rate.error}
+def _rate(rate: Estimate) -> dict[str, Any]:
+    """JSON-able; of a single image the error is not known, nor the interval."""
+    known = not math.isnan(rate.error)
+    return {
+        "value": rate.value,
+        "error": rate.error if known else None,
+        "interval": list(rate.interval) if known else None,
+    }
 
 
-def _cells(rate: dict[str, float | None]) -> list[str]:
+def _cells(rate: dict[str, Any]) -> list[str]:
     return ["" if value is None else f"{value:.4f}" for value in (rate["value"], rate["error"])]
 
 

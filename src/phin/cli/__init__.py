@@ -27,6 +27,7 @@ from .edit import EditInpaint, EditInterpolate, EditReconstruct, EditVary
 from .evaluate import Evaluate
 from .export import Export
 from .nll import Nll
+from .processes import first
 from .recipes import Recipes
 from .sample import Sample
 from .terminal import messages
@@ -71,10 +72,8 @@ def answer(argv: Sequence[str]) -> int:
         again = command.again
         with messages():
             facts = command.run()
-        if command.json:
-            print(json.dumps(facts))
-        else:
-            command.show(facts)
+        if first():
+            print(json.dumps(facts)) if command.json else command.show(facts)
         return command.code(facts)
     except PhinError as error:
         code, text = 2, str(error)

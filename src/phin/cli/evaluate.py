@@ -1,6 +1,5 @@
 """`phin evaluate`."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from phin.errors import PhinError
 from .command import Command
 from .guiding import guided
 from .options import Classifier, ClassifierScale, Flag, Guidance, Levels, ModelName, Solver
+from .processes import first, join
 from .terminal import bar, show_table
 
 
@@ -64,11 +64,14 @@ class Evaluate(Command):
         join()
         kind, plan, reader, features = evaluation.kind(model), None, None, self.features
         sizes = self.given("n", "n_unseen", "n_frechet", "reference", "compared")
-        if kind is None:
-            self._refuse(model.path, self.given("features", "steps", "solver", "guidance", "levels") | sizes)
-        else:
-            known = {field.name for field in fields(kind)}
-            self._refuse(model.path, {name: value for name, value in sizes.items() if name not in known})
+        known = set() if kind is None else {field.name for field in fields(kind)}
+        for name, value in sizes.items():
+            if name not in known:
+                raise PhinError(
+                    f"--{name.replace('_', '-')} {value} is for models of another kind than {model.path}: "
+                    "leave it out"
+                )
+        if kind is not None:
             plan = kind(**sizes, seed=self.seed)
         if features and isinstance(plan, evaluation.PromptPlan):
             reader, features = models.load(features), None
@@ -86,16 +89,7 @@ class Evaluate(Command):
             evaluation.record(model, figures)
         return {"model": str(model.path), **figures}
 
-    def _refuse(self, path: Path, others: dict[str, Any]) -> None:
-        """Raises a PhinError if there is any option that says nothing of a model."""
-        for name, value in others.items():
-            raise PhinError(
-                f"--{name.replace('_', '-')} {value} is for models of another kind than {path}: leave it out"
-            )
-
     def show(self, facts: dict[str, Any]) -> None:
-        if not first():
-            return
         show_figures(facts)
         if self.out:
             print(f"\n{self.out}")
@@ -107,16 +101,3 @@ def show_figures(figures: dict[str, Any]) -> None:
 
     show_table(rows(figures))
     print(f"\n{summary(figures)}")
-
-
-def join() -> None:
-    """Joins the processes that `torchrun` or `accelerate launch` have started, if they have."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=True)
-
-
-def first() -> bool:
-    """Whether this process speaks for all."""
-    return os.environ.get("RANK", "0") == "0"

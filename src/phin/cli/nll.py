@@ -11,6 +11,7 @@ from phin.errors import PhinError
 from .command import Command
 from .files import write
 from .options import Flag
+from .processes import first, join
 from .terminal import bar, show_table
 
 
@@ -69,6 +70,7 @@ class Nll(Command):
                 raise PhinError(f"--curve {self.curve} is no PNG file: give a name that ends in .png")
             open_folder(self.curve.parent)
         model = models.load(self.model)
+        join()
         options = self.given("steps", "times", "frac", "trace", "probes", "particles", "rtol", "seed")
         with bar((self.n or 1000) * (1 if self.curve is None else 2), "measuring") as advance:
             facts = nll.nll(
@@ -84,9 +86,9 @@ class Nll(Command):
                 watch=advance,
                 **options,
             )
-        if self.record:
+        if self.record and first():
             nll.record(model, facts)
-        if self.curve is not None:
+        if self.curve is not None and first():
             facts["picture"] = write(self.curve, nll.picture(facts))
         return {"model": str(model.path), **facts}
 

@@ -201,7 +201,7 @@ def _estimate(one: dict[str, Any] | None) -> Cell | None:
 
 def _interval(one: dict[str, Any], form: str, scale: float = 1.0) -> str:
     """What is 95 % sure, and of how many it is, as far as both are known."""
-    if "interval" not in one:
+    if one.get("interval") is None:
         return ""
     low, high = (form.format(scale * end) for end in one["interval"])
     by = one.get("reference")
@@ -241,7 +241,8 @@ def _bits(likelihood: dict[str, Any]) -> Cell | None:
         return None
     rate = likelihood["bits_per_dim"]
     error = rate["error"] or 0.0
-    return Cell(rate["value"], f"{rate['value']:.3f}", f"± {error:.2g}, {likelihood['method']}", error)
+    small, more = f"± {error:.2g}, {likelihood['method']}", _interval(rate, "{:.4f}")
+    return Cell(rate["value"], f"{rate['value']:.3f}", small, error, more)
 
 
 def _minutes(training: dict[str, Any]) -> Cell:

@@ -76,8 +76,11 @@ def evaluate(
     """
     main, wanted = process()[0] == 0, kind(model)
     if wanted is None:
+        _leave_out(model, reader=reader and reader.path, plan=plan, guide=guide, features=features, **choices)
         way = partial(_classified, model)
     else:
+        prompted = issubclass(wanted, PromptPlan)
+        _leave_out(model, **({"features": features} if prompted else {"reader": reader and reader.path}))
         plan = plan or wanted()
         if not isinstance(plan, wanted):
             raise TypeError(
@@ -110,6 +113,13 @@ def kind(model: Model) -> type[Plan] | type[WordPlan] | type[PicturePlan] | None
     if model.facts.vocabulary or model.facts.alphabet:
         models.drawing(model)
     return Plan if model.facts.vocabulary else WordPlan if model.facts.alphabet else PicturePlan
+
+
+def _leave_out(model: Model, **others: object) -> None:
+    """Raises a PhinError if anything is given that says nothing of a model."""
+    for name, value in others.items():
+        if value is not None:
+            raise PhinError(f"{name} {value} is for models of another kind than {model.path}: leave it out")
 
 
 Found = tuple[dict[str, Any], dict[str, Picture]]

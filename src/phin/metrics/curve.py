@@ -11,7 +11,8 @@ from torch import Tensor
 
 from phin.data.base import Batch
 from phin.diffusion.denoiser import Denoiser
-from phin.metrics.likelihood import Bounding, Draws, Rate, measure
+from phin.metrics.jackknife import NORMAL, Estimate
+from phin.metrics.likelihood import Bounding, Draws, measure
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Part:
     """Step, or log-SNR, of its clean end."""
     last: float
     """Of its noisy end; a single step is both."""
-    rate: Rate
+    rate: Estimate
     """Bits a dimension for each of its steps, or for each nat of log-SNR: the mean, and its error."""
     draws: int
     """Estimates that fell into it."""
@@ -69,7 +70,7 @@ def curve(
         first, last = float(ends[i]), float(ends[i + 1])
         if method.steps:
             first, last = method.steps[int(first)], method.steps[int(last) - 1]
-        parts.append(Part(first, last, Rate(rate.value * share, rate.error * share), count))
+        parts.append(Part(first, last, Estimate(rate.value * share, rate.error * share, NORMAL), count))
     return parts
 
 
@@ -86,13 +87,13 @@ def _log_snrs(method: Bounding, points: int) -> Tensor:
     return torch.linspace(first, last, points + 1, dtype=torch.float64)
 
 
-def _means(draws: Draws, edges: Tensor) -> list[tuple[Rate, int]]:
+def _means(draws: Draws, edges: Tensor) -> list[tuple[Estimate, int]]:
     """Mean of the estimates between neighbouring edges, its standard error, and their number.
 
     The estimates of one image are not independent of each other: the error is that of a mean over images,
     which have more or fewer estimates each.
     """
-    found: list[tuple[Rate, int]] = []
+    found: list[tuple[Estimate, int]] = []
     for low, high in pairwise(edges):
         inside = (draws.times >= low) & (draws.times < high)
         count, images = int(inside.sum()), int(inside.any(1).sum())
@@ -101,5 +102,5 @@ def _means(draws: Draws, edges: Tensor) -> list[tuple[Rate, int]]:
         error = math.nan
         if images > 1:
             error = float((off.square().sum() * images / (images - 1)).sqrt()) / count
-        found.append((Rate(float(mean), error), count))
+        found.append((Estimate(float(mean), error, NORMAL), count))
     return found

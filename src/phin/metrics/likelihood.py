@@ -26,6 +26,8 @@ from phin.diffusion.losses import stratified
 from phin.diffusion.noise import Noise, stream, uniform
 from phin.diffusion.schedules import Discrete, Schedule
 from phin.families.autoencoder import Autoencoder
+from phin.metrics import jackknife
+from phin.metrics.processes import process, whole
 
 
 @dataclass(frozen=True)
@@ -247,22 +249,16 @@ METHODS: dict[str, Callable[[Schedule, Options], Method]] = {
 """Name -> factory: DDPM's chain, VDM's T steps, continuous time, and the probability-flow ODE."""
 
 
-@dataclass(frozen=True)
-class Rate:
+def rate(nats: Float[Tensor, " n"], dims: int) -> jackknife.Estimate:
     """Bits a dimension: the mean over images, and its standard error, with all that is random in it.
 
-    Since times are spread evenly, the error is overstated rather than not.
+    Since times are spread evenly, the error is overstated rather than not; a single image has none (nan).
+
+    Args:
+        nats: Of each image.
+        dims: Of an image.
     """
-
-    value: float
-    error: float
-
-    @classmethod
-    def of(cls, nats: Float[Tensor, " n"], dims: int) -> "Rate":
-        """Of nats an image; a single one has no error (nan)."""
-        bits = to_bits(nats.double(), dims)
-        n = len(bits)
-        return cls(float(bits.mean()), float(bits.std()) / math.sqrt(n) if n > 1 else math.nan)
+    return jackknife.mean(to_bits(nats.double(), dims))
 
 
 class Draws(NamedTuple):
@@ -280,8 +276,8 @@ class Likelihood:
 
     dims: int
     images: int
-    total: Rate
-    terms: dict[str, Rate]
+    total: jackknife.Estimate
+    terms: dict[str, jackknife.Estimate]
     nats: float
     """An image, the mean."""
     calls: float
@@ -302,6 +298,9 @@ def measure(
 ) -> Likelihood:
     """Bits a dimension of images under a model.
 
+    Several processes, if they have been joined, measure a part of the images each, and all of them know the
+    result.
+
     Args:
         model: A denoiser or an autoencoder, in evaluation mode.
         data: Images of integers, and the conditions that they are measured under.
@@ -310,28 +309,33 @@ def measure(
         watch: Told how many images have been measured since it was last told.
 
     Raises:
-        ValueError: As the method: on images that are not of 8 bits, for instance.
+        ValueError: As the method: on images that are not of 8 bits, for instance; and fewer images than
+            processes.
     """
-    device = next(model.parameters()).device
+    device, (rank, processes) = next(model.parameters()).device, process()
+    if len(data.x) < processes:
+        raise ValueError(f"{len(data.x)} images are too few for {processes} processes: measure more")
     found: list[Estimate] = []
-    for start in range(0, len(data.x), batch):
-        rows = range(start, min(start + batch, len(data.x)))
-        cond = {name: value[start : rows.stop].to(device) for name, value in data.cond.items()}
-        found.append(method(model.given(**cond), data.x[start : rows.stop].to(device), rows))
+    places = range(rank, len(data.x), processes)
+    for start in range(0, len(places), batch):
+        rows = places[start : start + batch]
+        own = slice(rows.start, rows.stop, processes)
+        cond = {name: value[own].to(device) for name, value in data.cond.items()}
+        found.append(method(model.given(**cond), data.x[own].to(device), rows))
         watch(len(rows))
     dims = data.x[0].numel()
-    terms = {name: torch.cat([part.terms[name] for part in found]) for name in found[0].terms}
+    terms = {name: whole(torch.cat([part.terms[name] for part in found])) for name in found[0].terms}
     total = torch.stack(list(terms.values())).sum(0)
     times = [part.times for part in found if part.times is not None]
     return Likelihood(
         dims,
         len(total),
-        Rate.of(total.mean(1), dims),
-        {name: Rate.of(term.mean(1), dims) for name, term in terms.items()},
+        rate(total.mean(1), dims),
+        {name: rate(term.mean(1), dims) for name, term in terms.items()},
         float(total.mean()),
-        float(torch.cat([part.calls for part in found]).double().mean()),
-        int(torch.cat([part.converged for part in found]).sum()),
-        Draws(torch.cat(times), to_bits(terms["diffusion"], dims)) if times else None,
+        float(whole(torch.cat([part.calls for part in found])).double().mean()),
+        int(whole(torch.cat([part.converged for part in found])).sum()),
+        Draws(whole(torch.cat(times)), to_bits(terms["diffusion"], dims)) if times else None,
     )
 
 
