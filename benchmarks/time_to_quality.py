@@ -314,13 +314,15 @@ class Benchmark:
         phin.train(replace(recipe, train=config), folder, "mnist", command)
         states = {path: read_weights(path)[1]["training"]["state"] for path in copies(folder)}
         path, first = next(iter(states.items()))
+        last = [*states][-1]  # of the whole training, when the rate has fallen
         startup = path.stat().st_mtime - json.loads(stamp.read_text()) - first["seconds"]
 
         curve.found |= {"startup": startup, "setting": str(DEFAULT), "drawing": str(DEFAULT)}
         done = max((point["seconds"] for point in curve.found["points"]), default=0.0)
         for path, state in states.items():
             seconds = startup + state["seconds"] - state["aside"]
-            if seconds < after(done, self.args.spacing) or curve.reached(MARKS[-1]):
+            due = seconds >= after(done, self.args.spacing) or (path is last and seconds > done)
+            if not due or curve.reached(MARKS[-1]):
                 continue
             found = pictures.evaluate(phin.load(path), self.reference).figures
             curve.add(seconds, state["examples"], found["measures"]["frechet"]["value"])

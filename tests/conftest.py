@@ -47,7 +47,9 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on a network: no host but this one is found."""
+    """No test depends on a network: no host but this one is found, nor is there a package index."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     find = socket.getaddrinfo
 
     def find_here(host: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from phin.errors import PhinError
 from phin.training import checkpoint
-from phin.training.checkpoint import load_weights, open_folder, read_metadata, read_weights, save_weights
+from phin.training.checkpoint import (
+    load_weights,
+    open_folder,
+    read_metadata,
+    read_weights,
+    save_weights,
+    sweep,
+)
 
 METADATA = {"name": "toy", "channels": [4, 8], "loss": 0.25, "note": "Cà phê"}
 
@@ -148,11 +155,15 @@ def test_a_crash_while_writing_leaves_the_previous_file(file: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_opening_a_folder_clears_away_what_a_killed_process_left(file: Path) -> None:
+def test_what_a_killed_process_left_is_swept_away_and_by_nobody_else(file: Path) -> None:
+    """A folder that is only written to may be one that a training writes to, too."""
     (samples := file.parent / "samples").mkdir()
-    for folder in (file.parent, samples):
-        (folder / f"{checkpoint.TEMPORARY}123-weights.safetensors").write_bytes(b"half a fi")
+    left = [folder / f"{checkpoint.TEMPORARY}123-weights.safetensors" for folder in (file.parent, samples)]
+    for path in left:
+        path.write_bytes(b"half a fi")
     open_folder(file.parent)
+    assert all(path.exists() for path in left)
+    sweep(file.parent)
     assert {path.name for path in file.parent.rglob("*")} == {"samples", "weights.safetensors"}
 
 

@@ -396,6 +396,16 @@ def test_a_folder_is_no_name_for_a_file(fails: Callable[..., str], files: dict[s
     assert "a.safetensors could not be written: it is a folder; choose another name" in said
 
 
+def test_of_several_processes_one_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        for argv in (["recipes"], ["recipes", "--json"]):
+            assert main(argv) == 0
+            assert bool(capsys.readouterr().out) == (rank == "0")
+
+
 @pytest.mark.parametrize(
     "argv",
     [["recipes", "--json"], ["data", "list"], ["bogus", "--json"], ["--help"], ["train", "moons", "--help"]],

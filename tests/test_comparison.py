@@ -18,17 +18,18 @@ import pytest
 import tiny
 import torch
 from test_autoencoding import Sheets
-from torch import Tensor
+from torch import Tensor, nn
 
 import phin
 from phin import data as datasets
-from phin import models, report
+from phin import models, report, tuning
 from phin.cli import main
 from phin.comparison import Plan, compare, measures, page, walks
 from phin.comparison.entrants import enter
 from phin.comparison.measures import Measures
 from phin.comparison.page import Cell, Line
 from phin.data.base import Images, Part, Which
+from phin.data.numbers import Numbers
 from phin.diffusion.editing import slerp
 from phin.diffusion.noise import Noise, seeded
 from phin.errors import PhinError
@@ -41,7 +42,7 @@ from phin.families.vae import VAEConfig
 from phin.metrics.features import Features, Reader, Seen
 from phin.models import Model
 from phin.nll import nll
-from phin.recipes import RECIPES, GANRecipe, Recipe, VAERecipe
+from phin.recipes import RECIPES, Facts, GANRecipe, Recipe, VAERecipe
 from phin.recipes.features import FEATURES
 from phin.training.adversarial import Adversarial
 from phin.training.autoencoding import Autoencoding
@@ -113,6 +114,8 @@ def placed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         entry = replace(datasets.DATA["mnist"], load=lambda: DATA, files=None)
         patch.setitem(datasets.DATA, "mnist", entry)  # pyright: ignore[reportArgumentType]
+        written = replace(datasets.DATA["numbers"], load=lambda: Numbers(tiny.handwriting()), files=None)
+        patch.setitem(datasets.DATA, "numbers", written)  # pyright: ignore[reportArgumentType]
         patch.setitem(FEATURES, "digit-reader", Brightness)
         patch.setattr(costs, "STEPS", 4)  # of which one has a GAN's penalty
         worse = count()  # of autoencoders, the first validation is the best
@@ -175,6 +178,28 @@ def test_every_figure_is_what_the_measures_say(found: dict[str, Any], folder: Pa
         assert floors[0] != floors[1]  # of other numbers of pictures
     assert len(distances) == 4
     assert len({row["weights"] for row in found["models"]}) == 4
+
+
+def test_what_was_tuned_is_no_part_of_a_comparison(tmp_path: Path, brief: None) -> None:
+    """A recipe is measured as it draws, whoever has tuned its run since."""
+    first = compare(["tiny-ddpm:1"], out=tmp_path, plan=PLAN)["models"][0]
+    model = phin.load(first["folder"])
+    sampling = replace(models.choose(model, {}), solver="ddim", steps=first["by_calls"][-1]["steps"])
+    tuning.record(model, [tuning.Tuned(sampling, 1.0, 2.0)])
+    assert models.choose(phin.load(first["folder"]), {"steps": sampling.steps}).solver == "ddim"
+    for figures in [Path(first["folder"], "figures.json"), *Path(first["folder"]).rglob("copies/*.json")]:
+        figures.unlink(missing_ok=True)
+    again = compare(["tiny-ddpm:1"], out=tmp_path, plan=PLAN)["models"][0]
+    assert again["by_calls"][-1]["frechet"] == first["by_calls"][-1]["frechet"]
+    assert again["quality"]["sampling"] == first["quality"]["sampling"]
+
+
+def test_operations_are_counted_of_a_recipe_that_measures_much() -> None:
+    """More held-out pictures than are kept to count over."""
+    recipe = replace(TINY["tiny-ddpm"], measure=len(DATA.splits["valid"]) + 1)
+    model = Model(nn.Identity(), recipe, Facts.of(DATA), {}, Path())
+    plain = replace(model, recipe=replace(recipe, measure=0))
+    assert operations(model, DATA) == operations(plain, DATA) > 0
 
 
 def test_quality_by_calls_is_that_of_so_many_steps(found: dict[str, Any]) -> None:
@@ -525,6 +550,10 @@ class Seen_(HTMLParser):
 def test_the_page_has_every_figure_and_needs_nothing_else(found: dict[str, Any], folder: Path) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
     seen = Seen_(text)
+    for row in found["models"]:
+        if "none" not in row["likelihood"]:
+            low, high = (f"{end:.4f}" for end in row["likelihood"]["bits_per_dim"]["interval"])
+            assert f'title="95 %: {low} to {high}"' in text
     assert all(link.startswith("data:image/png;base64,") for link in seen.links)
     assert len(seen.links) == 1 + 2 * 4  # real pictures, samples and walks
     assert not re.search(r"@import|url\((?!#)|<script|<link", text)

@@ -26,6 +26,7 @@ from phin.nets.unet import UNet
 from phin.nll import nll
 from phin.pictures import png, to_bytes
 from phin.recipes import RECIPES, DiffusionRecipe, Recipe, describe
+from phin.recipes.latent import encoded
 from phin.training import compiling
 from phin.training.ahead import Ahead
 from phin.training.checkpoint import read_weights, save_weights
@@ -495,3 +496,24 @@ def test_a_refused_compilation_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(PhinError, match="no-such-compiler"):
         phin.train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_autoencoder_that_was_loaded_to_a_gpu_encodes_there(
+    mnist: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is fitted to, what is noted of it and what it encodes are those of the CPU."""
+    source = RECIPES["mnist-latent"].autoencoder  # pyright: ignore[reportAttributeAccessIssue]
+    here = encoded(mnist, source)
+
+    def load(path: str) -> models.Model:
+        model = phin.load(path)
+        moved(model.net)
+        return model
+
+    with pretending():
+        monkeypatch.setattr("phin.recipes.trained.load", load)
+        there = encoded(mnist, source)
+        assert there.encoder.shift.device == there.encoder.scale.device == GPU  # pyright: ignore
+        found = there.split("valid", 5).x
+    assert there.encoder.facts == here.encoder.facts  # pyright: ignore[reportAttributeAccessIssue]
+    torch.testing.assert_close(torch.as_tensor(found.tolist()), here.split("valid", 5).x)

@@ -445,6 +445,8 @@ def test_a_resumed_stage_has_its_teacher(files: dict[str, str]) -> None:
         tensor.copy_(task.memory()[name])
     fresh.progress = 0.7
     assert torch.equal(fresh(5, WHOLE).loss, loss)
+    fresh.progress = 0.1  # of a budget that was made larger: the first stage's teacher is gone
+    assert torch.equal(fresh(5, WHOLE).loss, loss)
 
 
 @EACH

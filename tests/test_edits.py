@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from phin.diffusion import ode
 from phin.diffusion.editing import slerp
 from phin.edits import Editor, half, mask
 from phin.pictures import to_bytes
+from phin.recipes import describe
+from phin.training.checkpoint import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(paths[name])
     paths["mask"] = folder / "mask.png"
     Image.fromarray(np.tile(np.array([0, 255, 255, 255], np.uint8), (8, 2))).save(paths["mask"])
+    restoring = replace(tiny.LABELLED, degrade="average(2)", labels=False)
+    told = replace(tiny.NUMBERS, drop=0.0, sample=replace(tiny.SAMPLE, guidance=1.0))
+    for name, recipe, facts in (
+        ("restoring", restoring, restoring.facts(restoring.load())),
+        ("told", told, tiny.FACTS[tiny.NUMBERS]),
+    ):
+        paths[name] = folder / f"{name}.safetensors"
+        save_weights(paths[name], recipe.model(facts).state_dict(), describe(name, recipe, facts))
     paths["text"] = folder / "text.png"
     paths["text"].write_text("no picture")
     return {name: str(path) for name, path in paths.items()}
@@ -203,6 +214,8 @@ def test_numbers_with_and_without_a_prompt(run: Callable[[str], Any]) -> None:
         ("vary --model LABELLED --image ONE -n 0", "n = 0"),
         ("vary --model POINTS --image ONE", "draws moons, and no pictures"),
         ("vary --model READER --image ONE", "does not draw"),
+        ("vary --model TOLD --image WIDE", "was never trained without texts"),
+        ("vary --model RESTORING --image ONE", "draws what is missing of a picture that it is given"),
         ("inpaint --model LABELLED --image ONE", "--keep left or --mask FILE"),
         ("inpaint --model LABELLED --image ONE --keep left --mask MASK", "--keep left or --mask FILE"),
         ("inpaint --model LABELLED --image ONE --keep middle", "middle"),

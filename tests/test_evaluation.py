@@ -19,9 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import phin
 from phin import data as datasets
 from phin import demo as demos
-from phin import models
+from phin import models, tuning
 from phin.cli import main
 from phin.data.base import Part, from_integers
 from phin.data.numbers import NUMBERS, Handwriting, Numbers, held_out, random_strings
@@ -282,9 +283,26 @@ def test_too_little_is_refused(field: str) -> None:
 def test_what_cannot_be_read_is_refused() -> None:
     points = replace(READER, recipe=tiny.POINTS, net=tiny.POINTS.model(tiny.FACTS[tiny.POINTS]))
     with pytest.raises(PhinError, match="draws moons, which nothing here reads"):
-        evaluate(points, READER)
+        evaluate(points)
     with pytest.raises(PhinError, match="bars is no classifier"):
         evaluate(generator({}), generator({}))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (READER, {"plan": PicturePlan(n=20)}, r"plan Plan\(n=20.*\) is"),
+        (READER, {"reader": READER}, "reader reader is"),
+        (READER, {"features": "inception"}, "features inception is"),
+        (READER, {"steps": 3}, "steps 3 is"),
+        (generator({}), {"features": "inception"}, "features inception is"),
+        (replace(generator({}), facts=tiny.FACTS[tiny.LABELLED]), {"reader": READER}, "reader reader is"),
+    ],
+)
+def test_what_says_nothing_of_a_model_is_refused(model: Model, given: dict[str, Any], message: str) -> None:
+    """In Python as on the command line: nothing that is asked for is left out without a word."""
+    with pytest.raises(PhinError, match=f"{message}.* for models of another kind than"):
+        evaluate(model, **given)
 
 
 def test_numbers_that_nobody_can_ask_for_are_refused(
@@ -372,9 +390,18 @@ def test_the_demo_measures_other_weights_anew(tmp_path: Path) -> None:
     noted = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     longer = replace(tiny.NUMBERS, train=replace(tiny.BRIEF, steps=5))
     demo(longer, out, reader=str(reader), plan=plan)
-    assert json.loads((out / "figures.json").read_text(encoding="utf-8"))["of"] != noted["of"]
-    (out / "figures.json").write_text("{", encoding="utf-8")
+    trained = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert trained["of"] != noted["of"]
+    for damaged in ("{", "[]", '{"figures": {}}'):
+        (out / "figures.json").write_text(damaged, encoding="utf-8")
+        demo(longer, out, reader=str(reader), plan=plan)
+        assert json.loads((out / "figures.json").read_text(encoding="utf-8"))["of"] == trained["of"]
+    sampling = replace(tiny.SAMPLE, guidance=1.0)
+    tuning.record(phin.load(out), [tuning.Tuned(sampling, 1.0, 2.0)])
     demo(longer, out, reader=str(reader), plan=plan)
+    tuned = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert tuned["figures"]["sampling"]["guidance"] == 1
+    assert trained["figures"]["sampling"]["guidance"] == 2
 
 
 def test_the_demo_asks_for_its_reader_before_it_trains(tmp_path: Path) -> None:

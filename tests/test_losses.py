@@ -131,6 +131,7 @@ def test_antithetic_times_are_pairs(u: list[float]) -> None:
     half = (len(u) + 1) // 2
     assert len(t) == len(u)
     assert torch.equal(t[:half], draws[:half])
+    assert (t < 1).all()  # as of u = 0, too
     torch.testing.assert_close(t[half:] + t[: len(u) - half], torch.ones(len(u) - half, dtype=torch.float64))
 
 

@@ -50,6 +50,9 @@ def test_levels_are_moved_to_where_the_distance_is_least() -> None:
     assert pulled[2] - pulled[1] < APART + tuning.LAST + 0.01  # it came as near as it may
     high = placed(lambda ladder: float(-ladder.sum()), torch.tensor([-9, 0, 8]).double())
     assert high[-1] == 8
+    close = torch.tensor([-9, -8, -7.99, 0, 8]).double()  # a gap of a long ladder, nearer than levels are put
+    found = placed(lambda ladder: float((ladder[3] - 1).square()), close)
+    torch.testing.assert_close(found, torch.tensor([-9, -8, -7.99, 1, 8]).double())
 
 
 def test_a_ladder_is_said_as_a_grid() -> None:

@@ -1,6 +1,6 @@
 """The demo: a model of numbers is trained from scratch, draws, is measured, and a page shows it all."""
 
-import hashlib
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from phin.models import Model, Watch
 from phin.nets.classifier import Classifier
 from phin.pictures import to_bytes
 from phin.recipes import DiffusionRecipe, train
-from phin.training.checkpoint import atomic, open_folder, write_json
+from phin.training.checkpoint import atomic, digest, open_folder, write_json
 from phin.training.log import LEVELS, curve, records
 from phin.training.run import Result, peak_memory
 
@@ -63,17 +63,16 @@ def demo(
 def _measured(model: Model, reader: Model, plan: Plan, path: Path, watch: Watch | None) -> dict[str, Any]:
     """The figures of these very weights: those noted in a file, or new ones, noted there."""
     of = {
-        "weights": hashlib.sha256(model.path.read_bytes()).hexdigest(),
-        "reader": hashlib.sha256(reader.path.read_bytes()).hexdigest(),
+        "weights": digest(model.net),
+        "reader": digest(reader.net),
         "plan": asdict(plan),
+        "sampling": asdict(models.choose(model, {})),  # which `phin tune` may have found
     }
     if path.exists():
-        try:
+        with contextlib.suppress(ValueError, TypeError, LookupError):
             noted = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            noted = {}
-        if noted.get("of") == of:
-            return noted
+            if noted["of"] == of:
+                return noted
     log.info("measuring: %d pictures are drawn and read", plan.n + plan.n_unseen)
     figures = evaluate(model, reader, plan, watch)
     measured = {"of": of, "figures": figures, "peak_memory": peak_memory(), "machine": machine()}

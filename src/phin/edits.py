@@ -20,7 +20,7 @@ from phin.diffusion.solvers import SOLVERS, sample
 from phin.diffusion.solvers import Watch as Look
 from phin.errors import PhinError
 from phin.families.latent import space
-from phin.models import Model, Watch, conditions, configured, denoiser
+from phin.models import Model, Watch, conditions, configured, degradation, denoiser, does_without
 from phin.nets.precision import autocast
 from phin.registry import build
 from phin.sampling import guided
@@ -60,6 +60,11 @@ class Editor:
         assert config is not None
         self.config, self.home = config, space(self.denoiser)
         self.levels, self.solver = self.config.levels(), build(self.config.solver, SOLVERS, "solver")
+        if degradation(model) is not None:
+            raise PhinError(
+                f"{model.path} draws what is missing of a picture that it is given, as by `phin sample "
+                "--image FILE`: to edit, give a model that draws from nothing, such as mnist"
+            )
         if len(model.facts.shape) != 3:
             raise PhinError(f"{model.path} draws {model.recipe.data}, and no pictures to edit")
         read = [(path, folder.read(path)) for path in paths]
@@ -83,6 +88,11 @@ class Editor:
     ) -> tuple[str, list[Tensor]]:
         """The condition's name and its value for each picture."""
         n, cells = len(self.pictures), self.pictures[0].shape[-1] // model.facts.shape[-1]
+        told = model.facts.alphabet or model.facts.vocabulary
+        if told and not prompts and not does_without(model):
+            raise PhinError(
+                f"{model.path} was never trained without texts: say what the picture shows, by --prompt"
+            )
         if model.facts.alphabet and not prompts:
             conditions(model, ["0"], labels, None)
             return "prompt", [torch.full((model.facts.alphabet.longest,), -1)] * n

@@ -239,7 +239,7 @@ def choose(model: Model, choices: Mapping[str, Any]) -> SampleConfig:
         found = (one.sampling for one in model.tuned)
         config = next((s for s in found if all(getattr(s, k) == v for k, v in asked.items())), config)
     config = replace(config, **choices)
-    if config.guidance != 1 and recipe.told(model.facts) and not _does_without(model):
+    if config.guidance != 1 and recipe.told(model.facts) and not does_without(model):
         raise PhinError(
             f"guidance = {config.guidance:g}: {model.path} was never trained without its condition, which "
             "guidance needs: give 1"
@@ -370,7 +370,7 @@ def conditions(
         every = [_label(label, facts.classes) for label in labels for _ in range(n or 1)]
     if not every:
         raise PhinError("nothing to draw: give labels, or leave them out to have each in turn")
-    if -1 in every and not _does_without(model):
+    if -1 in every and not does_without(model):
         raise PhinError(
             f"{model.path} was trained with labels alone, and cannot draw without one (-1): give labels, "
             f"0 to {facts.classes - 1}"
@@ -378,7 +378,7 @@ def conditions(
     return "label", list(torch.tensor(every)[:, None])
 
 
-def _does_without(model: Model) -> bool:
+def does_without(model: Model) -> bool:
     """Whether it learned to draw without its condition, too, which guidance needs, and the label -1."""
     recipe = model.recipe
     if isinstance(recipe, DiffusionRecipe) and recipe.distilled is not None:

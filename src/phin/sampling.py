@@ -12,8 +12,7 @@ from phin.diffusion.guidance import classifier, classifier_free, clip, dynamic_t
 from phin.diffusion.level import SCALINGS, Level
 from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.schedules import SCHEDULES
-from phin.diffusion.solvers import SOLVERS, Watch, prior
-from phin.diffusion.solvers import sample as walk
+from phin.diffusion.solvers import SOLVERS, Watch, prior, sample
 from phin.errors import PhinError
 from phin.families.base import OneShot
 from phin.families.latent import space
@@ -131,7 +130,7 @@ def draw(
     cond = {name: value.to(device) for name, value in cond.items()}
     start = prior(levels.at(0), torch.empty(len(indices), *home.shape(shape), device=device), noise)
     with autocast(device):
-        drawn = walk(guided(denoiser, cond, config, guide), solver, levels, start, noise, watch)
+        drawn = sample(guided(denoiser, cond, config, guide), solver, levels, start, noise, watch)
     return home.decode(drawn)
 
 

@@ -215,7 +215,7 @@ def placed(distance: Callable[[Tensor], float], log_snr: Tensor) -> Tensor:
         for i, move in product(range(len(best)), (by, -by)):
             moved = best.clone()
             moved[i] += move
-            ladder = bool(low <= moved[i] <= high and (moved.diff() >= APART).all())
+            ladder = bool(low <= moved[i] <= high and (moved[max(i - 1, 0) : i + 2].diff() >= APART).all())
             if ladder and (length := distance(moved)) < least:
                 best, least = moved, length
         by = by if least < before else by / 2

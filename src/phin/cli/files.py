@@ -15,7 +15,7 @@ def write(path: Path, payload: bytes) -> str:
 
 
 def write_all(payloads: Mapping[str, tuple[Path, bytes]]) -> dict[str, str]:
-    """Writes files that belong together, all of them or none; their paths, by the same names.
+    """Writes files that belong together, each of them whole, and none if one cannot be filled; their paths.
 
     Raises:
         PhinError: One cannot be written.

@@ -9,7 +9,7 @@ from typing import Any
 
 from phin import models
 from phin.comparison.entrants import Entrant, enter
-from phin.comparison.measures import Measures, Plan
+from phin.comparison.measures import Measures, Plan, untuned
 from phin.comparison.page import Shown, report_page, shown
 from phin.data import Data
 from phin.errors import PhinError
@@ -75,7 +75,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     pages: list[Shown] = []
     for entrant, run in zip(taking, runs, strict=True):
-        model = models.load(run.folder)
+        model = untuned(models.load(run.folder))
         rows.append(_row(entrant, run, model, measures))
         pages.append(shown(model, images, plan.seed))
     found = {

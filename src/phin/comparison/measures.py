@@ -1,6 +1,6 @@
 """What is measured of each model of a comparison: by the same pictures, in the same way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,16 @@ class Measures:
         """Quality of the averaged weights over time: of the copies that a training has left."""
         points: list[dict[str, Any]] = []
         for path in copies(folder):
-            model = models.load(path)
+            model = untuned(models.load(path))
             state = model.metadata["training"]["state"]
             point = self.point(Subject(model, path.with_suffix(".json")))
             points.append({name: state[name] for name in ("step", "seconds", "examples")} | point)
         return points
+
+
+def untuned(model: Model) -> Model:
+    """As its recipe draws: what `phin tune` found of some would be no figure of the family."""
+    return replace(model, tuned=())
 
 
 def calls(model: Model, choices: dict[str, Any]) -> int:

@@ -148,7 +148,7 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """
     one = [1] * (a.ndim - 1)
     length_a, length_b = _length(a), _length(b)
-    tiny = torch.finfo(a.dtype).tiny  # a latent of length 0 has no direction, and the way to it is straight
+    tiny = torch.finfo(a.dtype).tiny  # a latent of length 0 has no direction: a and b stay the ends
     p, q = a / length_a.clamp(min=tiny), b / length_b.clamp(min=tiny)
     theta = 2 * torch.atan2(_length(p - q), _length(p + q))  # arccos would lose half the digits near 0
     w = weights.to(a).reshape(-1, 1, *one)

@@ -22,13 +22,18 @@ def stratified(uniform: Tensor) -> Tensor:
             (arXiv:2107.00630, appendix I.1).
     """
     t = (torch.arange(len(uniform), dtype=uniform.dtype, device=uniform.device) + uniform) / len(uniform)
-    return t.clamp(max=1 - torch.finfo(t.dtype).eps / 2)  # the last may have been rounded up to 1
+    return _below_1(t)
 
 
 def antithetic(uniform: Tensor) -> Tensor:
     """Times in pairs t and 1 - t, from the first half of the draws u (n,), uniform on [0, 1)."""
     half = uniform[: (len(uniform) + 1) // 2]
-    return torch.cat([half, 1 - half])[: len(uniform)]
+    return _below_1(torch.cat([half, 1 - half])[: len(uniform)])
+
+
+def _below_1(t: Tensor) -> Tensor:
+    """Times in [0, 1), of which some may have been rounded up to 1."""
+    return t.clamp(max=1 - torch.finfo(t.dtype).eps / 2)
 
 
 def denoising_loss(

@@ -232,7 +232,8 @@ def _drawn(
         pictures = to_integers(x)
         wanted = label[torch.as_tensor(places)] if read and label is not None else None
         summary.add(places, reference.features(pictures), wanted)
-        first.append(pictures[: sum(place < max(reference.compared, SHOWN) for place in places)])
+        count = sum(place < max(reference.compared, SHOWN) for place in places)
+        first.append(pictures[:count].clone())  # a view would hold the whole batch
     return summary.gathered(), whole(torch.cat(first))
 
 

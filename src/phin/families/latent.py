@@ -184,8 +184,8 @@ class Latents(nn.Module):
         super().__init__()
         self.autoencoder, self.facts = autoencoder, facts
         self.requires_grad_(False)
-        self.register_buffer("shift", torch.zeros(facts.net.latents))
-        self.register_buffer("scale", torch.ones(facts.net.latents))
+        self.register_buffer("shift", torch.zeros(facts.net.latents, device=autoencoder.device))
+        self.register_buffer("scale", torch.ones(facts.net.latents, device=autoencoder.device))
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.facts.net.latents, *self.facts.net.sides(shape[1:]))

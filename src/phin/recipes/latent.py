@@ -112,7 +112,7 @@ def _sum(net: nn.Module) -> str:
     """The beginning of the SHA-256 sum of a network's weights."""
     digest = sha256()
     for name, tensor in net.state_dict().items():
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

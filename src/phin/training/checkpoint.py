@@ -73,20 +73,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def open_folder(folder: Path) -> None:
-    """Makes a folder, proves that it can be written to, and removes what killed processes left half-written.
+    """Makes a folder and proves that it can be written to.
 
     Raises:
         PhinError: It cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"**/{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
         probe = folder / f"{TEMPORARY}{os.getpid()}-probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise PhinError(f"{folder} cannot be written to ({error.strerror}): choose another folder") from error
+
+
+def sweep(run: Path) -> None:
+    """Removes what killed processes left half-written in the folder of a run, which nobody else writes to."""
+    for leftover in run.glob(f"**/{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def save_weights(

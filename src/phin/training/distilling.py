@@ -374,7 +374,8 @@ class ProgressiveDistilling(Distilling):
 
     def forward(self, step: int, rows: slice) -> Losses:
         """The loss of each state; the first of a stage makes the student the teacher."""
-        stage = _part(self.progress, self.stages)
+        # A budget that was made larger may have gone back to a stage whose teacher is gone.
+        stage = max(_part(self.progress, self.stages), int(self.stage))
         if stage > self.stage:
             self.former.load_state_dict(self.model.state_dict())
             self.stage.fill_(stage)

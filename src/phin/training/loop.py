@@ -169,6 +169,7 @@ def fit(
         )
     if main:
         checkpoint.open_folder(out)
+        checkpoint.sweep(out)
     accelerator.wait_for_everyone()
 
     task.to(accelerator.device)
