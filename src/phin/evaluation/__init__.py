@@ -79,8 +79,12 @@ def evaluate(
         _leave_out(model, reader=reader and reader.path, plan=plan, guide=guide, features=features, **choices)
         way = partial(_classified, model)
     else:
-        prompted = issubclass(wanted, PromptPlan)
-        _leave_out(model, **({"features": features} if prompted else {"reader": reader and reader.path}))
+        if issubclass(wanted, PromptPlan):
+            _leave_out(model, features=features)
+            reader = reader or models.load("mnist-classifier")
+            _check_reads_digits(reader)
+        else:
+            _leave_out(model, reader=reader and reader.path)
         plan = plan or wanted()
         if not isinstance(plan, wanted):
             raise TypeError(
@@ -146,7 +150,8 @@ def _drawn(
     data: Data,
 ) -> Measuring:
     if isinstance(plan, PromptPlan):
-        return lambda: (_prompted(drawing, plan, reader or models.load("mnist-classifier"), data), {})
+        assert reader is not None
+        return lambda: (_prompted(drawing, plan, reader, data), {})
     model = drawing.model
     if isinstance(data, Sequences):
         _only_n(plan, model)
@@ -197,10 +202,15 @@ def _only_n(plan: PicturePlan, model: Model) -> None:
             )
 
 
+def _check_reads_digits(reader: Model) -> None:
+    """Raises a PhinError if it does not."""
+    if not isinstance(reader.net, Classifier) or reader.net.head.out_features != 10:
+        raise PhinError(f"{reader.path} is no classifier of clean digits; give one, such as mnist-classifier")
+
+
 def _prompted(drawing: Drawing, plan: PromptPlan, reader: Model, data: Data) -> dict[str, Any]:
     read = reader.net
-    if not isinstance(read, Classifier) or read.head.out_features != 10:
-        raise PhinError(f"{reader.path} is no classifier of clean digits; give one, such as mnist-classifier")
+    assert isinstance(read, Classifier)
     if isinstance(plan, WordPlan):
         assert isinstance(data, Words)
         found = words.evaluate(drawing, data, read, plan)
