@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from experiment import Digits, main, number
 
+import phin
 from phin.report import markdown
 
 
@@ -43,6 +44,8 @@ class DDIMTable(Digits):
         return {f"eta = {eta:g}": f"ddim(eta={eta:g})" for eta in self.etas} | {"sigma-hat": "ddim_hat"}
 
     def check(self) -> None:
+        if self.model is not None:
+            phin.load(self.model)
         super().check()
         for solver, steps in product(self.solvers.values(), self.ladders):
             replace(self.recipe("mnist-ddpm").sample, solver=solver, steps=steps)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import phin
 from phin.data.base import WHOLE, Batch, Endless, Which
+from phin.data.numbers import Numbers
 from phin.data.words import Words
 from phin.diffusion.bound import to_bits
 from phin.diffusion.noise import seeded, stream
@@ -326,7 +327,7 @@ def test_data_and_likelihood_must_fit() -> None:
     with pytest.raises(PhinError, match="moons has vectors of 2 numbers"):
         replace(VAE, data="moons").model(tiny.FACTS[tiny.POINTS])
     with pytest.raises(PhinError, match="numbers has texts"):
-        replace(VAE, data="numbers").facts(phin.data.load("numbers"))  # pyright: ignore
+        replace(VAE, data="numbers").facts(Numbers(tiny.handwriting()))
     words = Words(tiny.handwriting())
     with pytest.raises(PhinError, match="words has texts"):
         replace(VAE, data="words").facts(words)  # pyright: ignore

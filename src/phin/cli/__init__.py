@@ -20,7 +20,7 @@ from phin.errors import PhinError
 
 from .command import Command
 from .compare import Compare
-from .data import DataGet, DataList
+from .data import DataGet, DataList, DataResize
 from .demo import Demo
 from .distill import Distill
 from .edit import EditInpaint, EditInterpolate, EditReconstruct, EditVary
@@ -159,5 +159,6 @@ COMMANDS: dict[str, type[Command]] = {
     "verify": Verify,
     "data list": DataList,
     "data get": DataGet,
+    "data resize": DataResize,
     "recipes": Recipes,
 }

@@ -1,12 +1,14 @@
 """`phin data`."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from .command import Command
-from .terminal import show_table
+from .options import Flag
+from .terminal import bar, show_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class DataList(Command):
             lines.append([line["name"], shape, examples, str(line["classes"] or ""), line["licence"], where])
         show_table(lines)
         print("\nfolder:PATH is a folder of your own pictures, with one sub-folder a class or none")
+        print("phin data resize PATH makes pictures of any size alike")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,34 @@ class DataGet(Command):
 
     def show(self, facts: dict[str, Any]) -> None:
         print(f"{facts['name']}: {facts['where']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataResize(Command):
+    """Copy a folder of pictures of any size, all scaled and cut to the same square: a data set."""
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    """The folder, with one sub-folder a class or none."""
+    side: int
+    """Pixels of a side; most networks want a multiple of 4."""
+    out: Path
+    """The new folder, of PNG files."""
+    grey: Flag = False
+    """Drop colours. If all pictures are grey they stay so."""
+
+    def run(self) -> dict[str, Any]:
+        from phin.data import folder, resize
+
+        total = len(folder.find(folder.folder(self.path))[0])
+        with bar(total, "resizing") as advance:
+            found = resize.resize(self.path, self.out, self.side, self.grey, advance)
+        return {"folder": str(self.out), "side": self.side, **found._asdict()}
+
+    def show(self, facts: dict[str, Any]) -> None:
+        side, kind = facts["side"], "grey" if facts["grey"] else "RGB"
+        print(f"{facts['folder']}: {facts['pictures']:,} pictures of {side} x {side}, {kind}")
+        if facts["classes"]:
+            print(f"labels: {', '.join(f'{label} {name}' for label, name in enumerate(facts['classes']))}")
+        if facts["enlarged"]:
+            print(f"{facts['enlarged']:,} of them were smaller, and are blurred; a smaller --side keeps all")
+        print(f"\nphin train images --data folder:{facts['folder']}")

@@ -91,17 +91,8 @@ def load(path: str) -> Images:
     Raises:
         PhinError: No folder, too few pictures, a broken one, or one of another size or kind than the first.
     """
-    root = Path(path).expanduser()
-    if not path or not os.path.isdir(root):
-        raise PhinError(
-            f"folder:{path} is not a folder; give the path of one with images, as in folder:photos"
-        )
-    try:
-        names, labels, class_names = _find(root)
-    except OSError as error:
-        raise PhinError(
-            f"{error.filename} cannot be read ({error.strerror}); check its permissions"
-        ) from error
+    root = folder(path)
+    names, labels, class_names = find(root)
     if len(names) < 3:
         raise PhinError(
             f"{root} has {len(names)} images ({', '.join(sorted(SUFFIXES))}); "
@@ -123,8 +114,34 @@ def load(path: str) -> Images:
     return Images(f"folder:{path}", splits, class_names)
 
 
-def _find(root: Path) -> tuple[Names, Tensor | None, tuple[str, ...]]:
-    """The pictures below a folder, by their names from there, their classes, and the names of these."""
+def folder(path: str) -> Path:
+    """The folder of that path.
+
+    Raises:
+        PhinError: There is none.
+    """
+    if not path or not os.path.isdir(root := Path(path).expanduser()):
+        raise PhinError(
+            f"folder:{path} is not a folder; give the path of one with images, as in folder:photos"
+        )
+    return root
+
+
+def find(root: Path) -> tuple[Names, Tensor | None, tuple[str, ...]]:
+    """The pictures below a folder, by their names from there, their classes, and the names of these.
+
+    Raises:
+        PhinError: It cannot be read, or has pictures both of its own and in sub-folders.
+    """
+    try:
+        return _found(root)
+    except OSError as error:
+        raise PhinError(
+            f"{error.filename} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+
+
+def _found(root: Path) -> tuple[Names, Tensor | None, tuple[str, ...]]:
     own = Names.of(_pictures(root))
     with os.scandir(root) as children:
         folders = sorted(

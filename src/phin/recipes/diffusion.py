@@ -333,6 +333,7 @@ _DDPM = DiffusionRecipe(
     weight="simple",
     sample=SampleConfig(solver="ddpm", steps=50, guidance=1.0, grid="discrete(linear)"),
 )
+_DDIM = replace(_DDPM, sample=replace(_DDPM.sample, solver="ddim"))  # the same model, drawn so
 # Denoising score matching with the weight sigma²: a network that predicts eps is -sigma times a score.
 _SCORE = replace(_DDPM, density="linear", sample=SampleConfig(steps=20, guidance=1.0, grid="linear"))
 
@@ -417,7 +418,7 @@ recipes: dict[str, Recipe] = {
     "numbers": NUMBERS,
     "mnist": DiffusionRecipe(data="mnist"),
     "mnist-ddpm": _DDPM,
-    "mnist-ddim": replace(_DDPM, sample=replace(_DDPM.sample, solver="ddim")),  # DDPM's model, drawn so
+    "mnist-ddim": _DDIM,
     "mnist-improved-ddpm": replace(
         _DDPM,
         density="discrete(cosine)",
@@ -451,11 +452,13 @@ recipes: dict[str, Recipe] = {
     "mnist-flow": _FLOW,
     "fashion-mnist": DiffusionRecipe(data="fashion-mnist"),
     "fashion-mnist-ddpm": replace(_DDPM, data="fashion-mnist"),
+    "fashion-mnist-ddim": replace(_DDIM, data="fashion-mnist"),
     "fashion-mnist-score-vp": replace(_SCORE, data="fashion-mnist"),
     "fashion-mnist-vdm": replace(_VDM, data="fashion-mnist"),
     "fashion-mnist-flow": replace(_FLOW, data="fashion-mnist"),
     "cifar10-small": _CIFAR10,
     "cifar10-ddpm": CIFAR10_DDPM,
+    "cifar10-ddim": replace(CIFAR10_DDPM, sample=replace(CIFAR10_DDPM.sample, solver="ddim", steps=100)),
     "cifar10-score-vp": _of_cifar10(_SCORE),
     "cifar10-vdm": _of_cifar10(_VDM),
     "cifar10-flow": _of_cifar10(_FLOW),

@@ -313,7 +313,7 @@ def ddim_marginals() -> Iterator[Case]:
 
 @law(
     "Variation of constants",
-    "z_s = σ_s/σ_t z_t + σ_s ∫ e^λ x̂(z(λ), λ) dλ,  λ = log(α/σ)",
+    "z_s = σ_s/σ_t z_t + σ_s ∫ e^ℓ x̂(z(ℓ), ℓ) dℓ,  ℓ = log(α/σ)",
     "DPM-Solver++, arXiv:2211.01095, section 4",
     1e-9,
 )
