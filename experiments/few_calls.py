@@ -1,6 +1,6 @@
 """How few calls of the network will do? The Frechet distance of every solver, and of levels searched for.
 
-    python experiments/few_calls.py --model runs/mnist
+    python experiments/few_calls.py --model mnist
 
 One model draws the same pictures, from the same noise, in so many calls: by every solver of Phin's that adds
 no noise, by those of `phin tune`, which begin as in their papers, without the further calls of a better
@@ -9,8 +9,8 @@ the model alone: of UniPC, of DPM-Solver++(3M) and of DEIS. DEIS stands for iPND
 for levels that are equally far apart; those searched for are not. What as many calls lead to as anybody
 would spend is the limit; a solver has come close when it is within five per cent of that.
 
-At the defaults it is about 1.2 million calls of the network, almost half of them for the search, after half
-an hour of training. It goes on where it was interrupted, figure by figure.
+It is about 4 million calls of the network, half of them for the limit, and without `--model` half an hour of
+training before. It goes on where it was interrupted, figure by figure.
 """
 
 import sys
@@ -76,11 +76,11 @@ class FewCalls(Digits):
     """Time to train the model."""
     model: str | None = None
     """A run of `phin train mnist` to measure, in place of training one."""
-    n: int = 1000
+    n: int = 2000
     """Pictures to draw by each, and to compare with as many test pictures."""
     calls: tuple[int, ...] = (4, 5, 6, 8, 10)
     """Of the network a picture, in place of `steps`; the table has them all."""
-    limit: int = 100
+    limit: int = 1000
     """Calls of DPM-Solver++(3M) by which all of them are judged."""
     guidance: float = 1.0
     """1 is none: the conditional model as it is."""
