@@ -85,7 +85,7 @@ def answer(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code, text = 130, f"interrupted; {again}"
     print("phin: error:" if code == 2 else "phin:", " ".join(text.split()), file=sys.stderr)
-    if "--json" in argv:
+    if "--json" in argv and first():
         print(json.dumps({"error": text}))
     return code
 

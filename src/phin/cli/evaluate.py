@@ -65,7 +65,8 @@ class Evaluate(Command):
         kind, plan, reader, features = evaluation.kind(model), None, None, self.features
         sizes = self.given("n", "n_unseen", "n_frechet", "reference", "compared")
         known = set() if kind is None else {field.name for field in fields(kind)}
-        for name, value in sizes.items():
+        sampling = {} if kind else self.given("features", "steps", "solver", "guidance", "levels")
+        for name, value in (sizes | sampling).items():
             if name not in known:
                 raise PhinError(
                     f"--{name.replace('_', '-')} {value} is for models of another kind than {model.path}: "

@@ -51,10 +51,12 @@ def resize(
     """
     if side < 1:
         raise PhinError(f"side = {side}: give at least 1 pixel, best a multiple of 4")
-    root = folder.folder(path)
+    root, out = folder.folder(path), out.expanduser().resolve()
+    if out == Path.cwd():
+        raise PhinError(f"{out} is the folder you are in: give an --out below it or elsewhere")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PhinError(f"{out} is there already: give another --out, or remove it")
-    if out.resolve().is_relative_to(root.resolve()):
+    if out.is_relative_to(root.resolve()):
         raise PhinError(f"{out} is in {root}, whose pictures it would be among: give an --out beside it")
     names, _, classes = folder.find(root)
     if not len(names):
@@ -64,17 +66,17 @@ def resize(
     whole = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         enlarged = 0
-        for name in names:
+        for name in sorted(names):  # in whatever order the disk lists them, the same names come of it
             with _opened(root / name) as picture:
                 square = _square(picture, side, grey)
                 enlarged += min(picture.size) < side
             target = (whole / name).with_suffix(".png")
-            if target.exists():  # of a.jpg and a.png
-                target = whole / f"{name}.png"
+            while target.exists():  # of a.jpg and a.png
+                target = target.with_name(f"{target.name}.png")
             target.parent.mkdir(parents=True, exist_ok=True)
             square.save(target)
             watch(1)
-        whole.chmod(0o755)
+        whole.chmod(root.stat().st_mode & 0o777 | 0o700)  # as public as the old one
         if out.exists():
             out.rmdir()
         os.replace(whole, out)
