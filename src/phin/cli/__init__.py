@@ -72,8 +72,12 @@ def answer(argv: Sequence[str]) -> int:
         again = command.again
         with messages():
             facts = command.run()
-        if first():
-            print(json.dumps(facts)) if command.json else command.show(facts)
+        if not first():
+            pass
+        elif command.json:
+            print(json.dumps(facts))
+        else:
+            command.show(facts)
         return command.code(facts)
     except PhinError as error:
         code, text = 2, str(error)

@@ -47,7 +47,7 @@ def resize(
 
     Raises:
         PhinError: No folder, no pictures in it, one that is broken or has more than 8 bits, a side that is no
-            side, or a new folder that has something in it, or that is in the old one.
+            side, or a new folder that has something in it, is in the old one, or is the one that one is in.
     """
     if side < 1:
         raise PhinError(f"side = {side}: give at least 1 pixel, best a multiple of 4")
