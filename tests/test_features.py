@@ -16,6 +16,7 @@ import pytest
 import tiny
 import together
 import torch
+from pretend import GPU, pretending
 from torch import Tensor
 
 from phin import data as datasets
@@ -334,19 +335,19 @@ def as_one() -> None:
     alike(half(rank).gathered(), whole)
     rows = gathered(torch.full((rank + 1, 2), rank))
     assert [part.tolist() for part in rows] == [[[0, 0]], [[1, 1], [1, 1]]]
-    gather, groups = dist.all_gather, []
+    gather = dist.all_gather
 
-    def noted(parts: list[Tensor], part: Tensor, group: Any) -> None:
-        groups.append(group)
-        gather(parts, part, group)
+    def between_gpus(parts: list[Any], part: Any) -> None:
+        assert {tensor.device for tensor in (part, *parts)} == {GPU}
+        gather([tensor.inner for tensor in parts], part.inner)
 
-    processes._for_cpu.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:  # joined for GPUs alone, by a backend that takes no CPU's
-        patch.setattr(dist, "get_backend", lambda group: "nccl")
-        patch.setattr(dist, "all_gather", noted)
-        assert [part.tolist() for part in gathered(torch.tensor([rank]))] == [[0], [1]]
-    assert dist.group.WORLD not in groups
-    assert {dist.get_backend(group) for group in groups} == {"gloo"}
+    with pretending(), pytest.MonkeyPatch.context() as patch:  # joined by a backend that takes no CPU's
+        patch.setattr(dist, "get_backend", lambda: "nccl")
+        patch.setattr(dist, "all_gather", between_gpus)
+        patch.setattr(processes, "preferred", lambda: GPU)
+        rows = gathered(torch.full((rank + 1, 2), rank))
+    assert [part.tolist() for part in rows] == [[[0, 0]], [[1, 1], [1, 1]]]
+    assert {part.device for part in rows} == {torch.device("cpu")}
     dist.destroy_process_group()
 
 

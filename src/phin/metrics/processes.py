@@ -1,11 +1,10 @@
 """One measurement by several processes: each sees a part of the pictures, and all know the whole."""
 
-from functools import cache
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from phin.nets.device import preferred
 
 
 def process() -> tuple[int, int]:
@@ -27,17 +26,12 @@ def gathered(part: Tensor) -> list[Tensor]:
     """The part of every process, in their order; they may have different numbers of rows."""
     if process()[1] == 1:
         return [part]
-    group = _for_cpu(dist.group.WORLD)
-    rows = [torch.zeros((), dtype=torch.int64) for _ in range(process()[1])]
-    dist.all_gather(rows, torch.tensor(len(part)), group)
-    padded = part.new_zeros(int(max(rows)), *part.shape[1:])
-    padded[: len(part)] = part
+    # NCCL, which joins GPUs, takes no tensors of the CPU.
+    device = preferred() if dist.get_backend() == "nccl" else torch.device("cpu")
+    rows = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(process()[1])]
+    dist.all_gather(rows, torch.tensor(len(part), device=device))
+    padded = part.new_zeros(int(max(rows)), *part.shape[1:], device=device)
+    padded[: len(part)] = part.to(device)
     parts = [torch.empty_like(padded) for _ in rows]
-    dist.all_gather(parts, padded, group)
-    return [found[:count] for found, count in zip(parts, map(int, rows), strict=True)]
-
-
-@cache
-def _for_cpu(joined: Any) -> Any:
-    """The same processes, joined for tensors on the CPU, which NCCL, for GPUs, does not take."""
-    return joined if "gloo" in dist.get_backend(joined) else dist.new_group(backend="gloo")
+    dist.all_gather(parts, padded)
+    return [found[:count].to(part.device) for found, count in zip(parts, map(int, rows), strict=True)]
