@@ -444,10 +444,13 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
                 f"{name} calls its network {made} times in {args.steps} steps, so that drawing does not "
                 "compare: take other --steps, or leave drawing out of --measures"
             )
+    skipped = {name: why for name, why in reasons.items() if why}
+    if not args.settings and args.compile is None and (tool := lacking(torch.device("cpu"))):
+        skipped["torch.compile"] = f"it needs {tool}"
     found: dict[str, Any] = {
         "machine": machine(),
         **{name: getattr(args, name) for name in ("batch", "rounds", "threads", "steps")},
-        "skipped": {name: why for name, why in reasons.items() if why},
+        "skipped": skipped,
         "settings": [str(setting) for setting in tried],
         "networks": race.networks,
         "tried": race.tried,

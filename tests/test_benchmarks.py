@@ -559,6 +559,75 @@ def test_a_process_that_fails_is_told_in_one_line(
     assert line.endswith(": killed by the cat")
 
 
+class Priced:
+    """A contestant whose steps, calls and drawn pictures cost a known power of what they are of."""
+
+    def __init__(self, clock: Machine, channels: int = 1) -> None:
+        self.machine, self.channels = clock, channels
+
+    def train(self, batch: Any) -> None:
+        self.machine.now += 3 * self.call(batch)
+
+    def call(self, batch: Any) -> float:
+        cost = self.channels**2 * batch.z.numel() / 1e4
+        self.machine.now += cost
+        return cost
+
+    def draw(self, n: int, steps: int) -> None:
+        self.machine.now += n * steps * self.channels**2
+
+
+def test_the_exponents_are_those_of_what_each_question_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling, timing, machine = benchmark("scaling"), benchmark("timing"), Machine()
+    monkeypatch.setattr(scaling, "network", lambda width=1: Priced(machine, width))
+    monkeypatch.setattr(scaling, "interleaved", partial(timing.interleaved, clock=machine.clock))
+    words = f"--only side batch width steps --rounds 2 --threads 1 --out {tmp_path}"
+    assert scaling.main(words.split()) == 0
+    told = [line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines() if "exponent" in line]
+    assert told == [["2.00", "2.00 |"], ["1.00", "1.00 |"], ["2.00", "2.00 |"], ["1.00 |"]]
+    for name, sizes in {"side": scaling.SIDES, "width": scaling.WIDTHS, "steps": scaling.STEPS}.items():
+        costs = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["costs"]
+        assert {size for by_size in costs.values() for size in by_size} == set(map(str, sizes))
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    steps = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))["costs"]["drawing"]
+    assert steps == {str(size): pytest.approx(size) for size in scaling.STEPS}  # of one picture
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_growth_is_measured_of_networks_processes_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every question, to its end, of small sizes; `processes` with a recipe that needs no files."""
+    scaling, before = benchmark("scaling"), torch.get_num_threads()
+    sizes = {"SIDES": (8, 16), "BATCHES": (1, 2), "WIDTHS": (4, 8), "STEPS": (2, 3)}
+    for name, some in sizes.items():
+        monkeypatch.setattr(scaling, name, some)
+    python = tmp_path / "python"
+    swap = 'for word; do shift; [ "$word" = mnist ] && word=swiss-roll; set -- "$@" "$word"; done'
+    python.write_text(f'#!/bin/sh\n{swap}\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    words = "--rounds 1 --threads 1 --steps-of-training 1 --sizes 100 200"
+    words += f" --folder {tmp_path / 'pictures'} --out {tmp_path / 'out'}"
+    assert scaling.main(words.split()) == 0
+    torch.set_num_threads(before)
+    found = {
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))["costs"]
+        for name in scaling.QUESTIONS
+    }
+    expected = [*sizes.values(), (1, 2), (100, 200)]
+    for costs, some in zip(found.values(), expected, strict=True):
+        for by_size in costs.values():
+            assert [*by_size] == [str(size) for size in some]
+            assert min(by_size.values()) > 0
+    assert [*found["data"]] == ["opening, s", "a training picture, s", "peak memory, MB"]
+    assert min(found["data"]["peak memory, MB"].values()) > 100  # torch alone takes more
+    assert len([*(tmp_path / "pictures" / "200").glob("*.png")]) == 200
+
+
 def test_a_warm_model_is_timed_and_weighed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -596,6 +665,17 @@ def test_without_a_compiler_compiling_is_left_out_unless_it_is_asked_for(
     assert any(setting.compiled for setting in settings(None, None))
     assert len(settings(None, True)) == len(settings(None, None)) == 8
     assert len(settings(None, False)) == 4
+
+
+def test_peers_that_are_not_compiled_for_lack_of_a_compiler_are_said_to_be(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = "--rounds 1 --trials 1 --batch 1 --measures calls --peers diffusers".split()
+    for more, said in ([], True), (["--no-compile"], False), (["--settings", "float32"], False):
+        assert benchmark("peers").main([*words, *more]) == 0
+        why = "torch.compile is skipped: it needs a C++ compiler (no-such-compiler, by"
+        assert (why in capsys.readouterr().out) == said
 
 
 def test_samplers_of_unlike_calls_do_not_compare(
