@@ -600,20 +600,22 @@ def test_growth_is_measured_of_networks_processes_and_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every question, to its end, of small sizes; `processes` with a recipe that needs no files."""
-    scaling, before = benchmark("scaling"), torch.get_num_threads()
+    scaling, told = benchmark("scaling"), tmp_path / "told"
     sizes = {"SIDES": (8, 16), "BATCHES": (1, 2), "WIDTHS": (4, 8), "STEPS": (2, 3)}
     for name, some in sizes.items():
         monkeypatch.setattr(scaling, name, some)
     python = tmp_path / "python"
     swap = 'for word; do shift; [ "$word" = mnist ] && word=swiss-roll; set -- "$@" "$word"; done'
-    python.write_text(f'#!/bin/sh\n{swap}\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    tell = f'[ "$1" = -m ] && echo "${{WORLD_SIZE:-1}} ${{RANK:-0}}" >> "{told}"'
+    python.write_text(f'#!/bin/sh\n{swap}\n{tell}\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     words = "--rounds 1 --threads 1 --steps-of-training 1 --sizes 100 200"
     words += f" --folder {tmp_path / 'pictures'} --out {tmp_path / 'out'}"
     assert scaling.main(words.split()) == 0
-    torch.set_num_threads(before)
+    ranks = sorted(told.read_text(encoding="utf-8").splitlines())
+    assert ranks == ["1 0", "2 0", "2 1"]  # one process, and then two that are told of each other
     found = {
         name: json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))["costs"]
         for name in scaling.QUESTIONS
