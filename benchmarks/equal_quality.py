@@ -8,6 +8,8 @@ ones of its own script; a peer in the setting that was fastest at calls in `--pe
 distance of a peer (digit reader, n pictures against MNIST's test digits) is its own best, and a sampler will
 do whose distance is at most five per cent above that. Of those the one of the fewest steps is timed, the
 peer's and that of Phin's model, which was told as little, `phin-unlabelled`: 64 pictures at a time, in turns.
+`--model` takes another one of Phin's, such as one that was trained for as long as the peers', or a distilled
+one, which has its own sampler.
 
 Distances are kept, and measured once. A thousand calls for each of 5,000 pictures take hours: `--most-steps
 100` leaves such samplers out, and the page names them.
@@ -38,6 +40,7 @@ from phin.metrics.frechet import Estimate, frechet_estimate
 from phin.metrics.summary import Summary
 from phin.models import samples
 from phin.pictures import to_integers
+from phin.recipes import DiffusionRecipe
 from phin.report import markdown
 from phin.training.checkpoint import read_weights, write_json
 
@@ -73,9 +76,12 @@ class Sampler(NamedTuple):
         return f"{self.name}, {self.steps} steps, {self.setting}"
 
 
-def ours(out: Path) -> list[Sampler]:
-    """Phin's."""
-    model = phin.load(out / EQUAL)
+def ours(path: Path) -> list[Sampler]:
+    """Phin's; of a distilled model its own."""
+    model = phin.load(path)
+    recipe = model.recipe
+    distilled = recipe.distilled if isinstance(recipe, DiffusionRecipe) else None
+    ladders = OURS if distilled is None else {distilled.solver: distilled.supported}
 
     def draw(solver: str, steps: int, places: range) -> Tensor:
         how = {"seed": places.start, "batch": AT_ONCE, "solver": solver, "steps": steps}
@@ -83,7 +89,7 @@ def ours(out: Path) -> list[Sampler]:
 
     return [
         Sampler(solver, steps, DEFAULT, partial(draw, solver, steps))
-        for solver, ladder in OURS.items()
+        for solver, ladder in ladders.items()
         for steps in ladder
     ]
 
@@ -157,28 +163,28 @@ def brief(samplers: Sequence[Sampler], most: int) -> list[Sampler]:
 
 
 def compared(
-    name: str, peer: Sequence[Sampler], own: Sequence[Sampler], distances: Distances, rounds: int
+    name: str, peer: Sequence[Sampler], model: str, own: Sequence[Sampler], distances: Distances, rounds: int
 ) -> list[str]:
-    """A row of the table: a peer beside Phin."""
+    """A row of the table: a peer beside a model of Phin's."""
     best = min(peer, key=lambda sampler: distances.of(name, sampler).value)
     least = distances.of(name, best)
     chosen: dict[str, Sampler] = {}
-    for model, samplers in ((name, peer), (EQUAL, own)):
-        good = [sampler for sampler in samplers if distances.of(model, sampler).value <= CLOSE * least.value]
+    for who, samplers in ((name, peer), (model, own)):
+        good = [sampler for sampler in samplers if distances.of(who, sampler).value <= CLOSE * least.value]
         if good:  # a step is a call, of whatever sampler
-            chosen[model] = min(good, key=lambda sampler: sampler.steps)
-    turns = {model: partial(sampler.draw, range(BATCH)) for model, sampler in chosen.items()}
+            chosen[who] = min(good, key=lambda sampler: sampler.steps)
+    turns = {who: partial(sampler.draw, range(BATCH)) for who, sampler in chosen.items()}
     seconds = interleaved(turns, rounds, warm_up=1)  # which compiles what is to be, for so many
     cells = [f"{name}, {best}: {told(least)}"]
-    for model in (name, EQUAL):
-        if model in chosen:
+    for who in (name, model):
+        if who in chosen:
             cells += [
-                f"{chosen[model]}: {told(distances.of(model, chosen[model]))}",
-                f"{rates(BATCH, seconds[model]):.1f}",
+                f"{chosen[who]}: {told(distances.of(who, chosen[who]))}",
+                f"{rates(BATCH, seconds[who]):.1f}",
             ]
         else:
             cells += [f"none comes within {CLOSE:g} times that", ""]
-    return [*cells, f"{ratios(seconds[name], seconds[EQUAL]):.1f}" if EQUAL in chosen else ""]
+    return [*cells, f"{ratios(seconds[name], seconds[model]):.1f}" if model in chosen else ""]
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -187,6 +193,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_quality"), help="where the models are")
+    parser.add_argument("--model", type=Path, help=f"that of Phin; {EQUAL} in --out")
     parser.add_argument("--n", type=int, default=5000, help="pictures of a distance")
     parser.add_argument("--most-steps", type=int, default=1000, help="of a sampler: fewer take less long")
     parser.add_argument(
@@ -205,17 +212,19 @@ def run(args: argparse.Namespace) -> None:
     if args.most_steps < FEWEST:
         raise PhinError(f"most_steps = {args.most_steps}: some peers have no sampler of fewer than {FEWEST}")
     there = [name for name in PEERS if (args.out / f"{name}.safetensors").exists()]
-    if not (args.out / EQUAL).is_dir() or not there:
-        raise PhinError(f"{args.out} has no models to compare: train them by time_to_quality.py")
+    model = args.model or args.out / EQUAL
+    if not model.exists() or not there:
+        lacking = args.out if model.exists() else model
+        raise PhinError(f"{lacking} has no model to compare: train it by time_to_quality.py")
     drawing, absent = settings(args.peers_json, there, "calls"), skipped(())
     distances = Distances(args.out / "equal_quality.json", args.n, args.features)
-    own, rows, long = brief(ours(args.out), args.most_steps), list[list[str]](), list[str]()
+    own, rows, long = brief(ours(model), args.most_steps), list[list[str]](), list[str]()
     for name in there:
         if name not in absent:
             every = theirs(name, args.out, drawing[name])
             peer = brief(every, args.most_steps)
             long += [f"{name}, {sampler}" for sampler in every if sampler not in peer]
-            rows.append(compared(name, peer, own, distances, args.rounds))
+            rows.append(compared(name, peer, str(model), own, distances, args.rounds))
     heading = [
         "own best",
         "the peer's fastest",
@@ -226,7 +235,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     print("\n".join([*in_words(machine()).values(), f"{args.threads} threads, {args.rounds} rounds", ""]))
     print(markdown(heading, rows))
-    print(f"\nFrechet distance ± its standard error, {distances.found['features']}, n = {args.n:,}.")
+    measure = f"Frechet distance ± its standard error, {distances.found['features']}, n = {args.n:,}"
+    print(f"\n{measure}. Phin's model is {model}.")
     for name, why in absent.items():
         print(f"{name} is skipped: {why}")
     if long:

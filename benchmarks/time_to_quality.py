@@ -13,8 +13,7 @@ begins with the process: imports, data and compilation count, measuring does not
 
 - phin trains its recipe `mnist` as it comes, within its ten minutes (`--minutes`), and draws as that says:
   told labels, and guided.
-- phin-unlabelled is the same, told nothing, and so without guidance: as the peers, whose times are compared
-  with its own.
+- phin-unlabelled is the same, told nothing, and so without guidance: as the peers.
 - diffusers: examples/unconditional_image_generation/train_unconditional.py with its defaults and the README's
   options: batch 16, learning rate 1e-4 with 500 steps of warm-up and a cosine, AdamW with betas 0.95 and
   0.999 and decay 1e-6, gradients clipped at 1, EMA of power 3/4 up to 0.9999; it predicts the noise of DDPM's
@@ -435,30 +434,46 @@ def skipped(found: Iterable[str]) -> dict[str, str]:
 
 
 def tabled(found: dict[str, Curve]) -> str:
-    """Times to the marks, and how many times ours they are at the equal task, in Markdown."""
-    rows: list[list[str]] = []
+    """Times to the marks, and how many times those of Phin the peers' are, in Markdown."""
+    marks = [f"{mark:g} times the floor" for mark in MARKS]
+    rows, ratios = list[list[str]](), list[list[str]]()
     for name, curve in found.items():
-        points, cells = curve.found["points"], list[str]()
-        for mark in MARKS:
-            taken, ours = curve.reached(mark), found[EQUAL].reached(mark) if EQUAL in found else None
-            seconds = f"{taken:.0f} s" if taken else f"over {points[-1]['seconds']:.0f} s" if points else ""
-            if name in PEERS and ours and points:
-                ratio = (taken or points[-1]["seconds"]) / ours
-                seconds += f", {'' if taken else 'over '}{ratio:.1f} times"
-            cells.append(seconds)
+        points = curve.found["points"]
+        taken = [shown(*took(curve, mark), "{:.0f} s") for mark in MARKS]
         least = f"{min((p['frechet'] for p in points), default=math.nan) / curve.found['floor']:.3g}"
         startup = "" if (begin := curve.found["startup"]) is None else f"{begin:.1f} s"
         how = [curve.found.get(part, "") for part in ("setting", "drawing")]
-        rows.append([name, "labels" if name == OURS else "nothing", *cells, least, startup, *how])
-    marks = [f"{mark:g} times the floor" for mark in MARKS]
+        rows.append([name, "labels" if name == OURS else "nothing", *taken, least, startup, *how])
+        for ours in (OURS, EQUAL):
+            if name in PEERS and ours in found:
+                cells = [longer(took(curve, mark), found[ours].reached(mark)) for mark in MARKS]
+                ratios.append([name, ours, *cells])
     heading = ["", "told", *marks, "least, times the floor", "start-up", "trains in", "draws in"]
     sizes = ", ".join(sorted({f"n = {c.found['n']:,}, floor {c.found['floor']:.4f}" for c in found.values()}))
     note = (
-        f"Frechet distance, digit reader, {sizes}. {OURS} is told labels, and guided by them. The times of "
-        f"peers are so many times those of {EQUAL}, which is told nothing, as they are."
+        f"Frechet distance, digit reader, {sizes}. {OURS} is told labels, and guided by them; {EQUAL} is "
+        "told nothing, as peers are."
     )
+    times = [markdown(["", "takes so many times as long as", *marks], ratios)] if ratios else []
     absent = [f"{name} is skipped: {why}" for name, why in skipped(found).items()]
-    return "\n\n".join([markdown(heading, rows), note, *absent])
+    return "\n\n".join([markdown(heading, rows), *times, note, *absent])
+
+
+def took(curve: Curve, mark: float) -> tuple[float | None, bool]:
+    """When a mark was reached, and whether it was: if not, the time of the last measurement, if any."""
+    taken, points = curve.reached(mark), curve.found["points"]
+    return taken or (points[-1]["seconds"] if points else None), taken is not None
+
+
+def longer(theirs: tuple[float | None, bool], ours: float | None) -> str:
+    """How many times ours a peer's time is; nothing where ours is unknown."""
+    seconds, reached = theirs
+    return shown(seconds and ours and seconds / ours, reached, "{:.1f}")
+
+
+def shown(value: float | None, reached: bool, form: str) -> str:
+    """A figure, at least so much if the mark was not reached."""
+    return "" if value is None else ("" if reached else "over ") + form.format(value)
 
 
 def drawn(found: dict[str, Curve]) -> bytes:

@@ -25,6 +25,8 @@ import phin
 from phin.errors import PhinError
 from phin.metrics.features import Seen
 from phin.metrics.summary import Summary
+from phin.recipes import describe
+from phin.recipes.distillation import student
 from phin.training.checkpoint import save_weights
 from phin.training.loop import Losses, Task, fit
 
@@ -758,15 +760,16 @@ def test_the_table_says_how_many_times_as_long_a_peer_takes(
     quality = benchmark("time_to_quality")
     monkeypatch.setattr(quality, "missing", lambda library: "it is not installed")
     curve_of(tmp_path, "phin", [(5, 5.0), (10, 1.5), (20, 0.5)])
-    curve_of(tmp_path, "phin-unlabelled", [(10, 5.0), (20, 1.5), (40, 0.5)])
+    curve_of(tmp_path, "phin-unlabelled", [(10, 5.0), (20, 1.5), (40, 0.6)])
     how = {"setting": "bfloat16+compiled", "drawing": "float32+channels-last"}
     curve_of(tmp_path, "diffusers", [(10, 50.0), (100, 5.0), (240, 2.0)], 0.05, **how)
     table = quality.tabled(quality.curves(tmp_path))
     assert "| phin | labels | 5 s | 10 s | 20 s | 10 | 2.5 s |" in table
-    assert "| phin-unlabelled | nothing | 10 s | 20 s | 40 s | 10 | 2.5 s |" in table
-    # The times are those of the same task, without labels.
-    times = "100 s, 10.0 times | over 240 s, over 12.0 times | over 240 s, over 6.0 times"
+    assert "| phin-unlabelled | nothing | 10 s | 20 s | over 40 s | 12 | 2.5 s |" in table
+    times = "100 s | over 240 s | over 240 s"
     assert f"| diffusers | nothing | {times} | 40 | 2.5 s | {' | '.join(how.values())} |" in table
+    assert "| diffusers | phin | 20.0 | over 24.0 | over 12.0 |" in table
+    assert "| diffusers | phin-unlabelled | 10.0 | over 12.0 |  |" in table  # it did not come to the last
     # Who is not there is named, and why; who has been measured is not.
     assert "\n\ndenoising-diffusion-pytorch is skipped: it is not installed" in table
     assert table.count("is skipped") == 1
@@ -1098,7 +1101,8 @@ def test_at_equal_quality_the_fewest_steps_that_will_do_are_timed(
 
     drawn: list[str] = []
     monkeypatch.setattr(equal, "interleaved", turns)
-    row = equal.compared("peer", samplers["peer"], samplers["phin-unlabelled"], Distances(), 2)
+    own = "phin-unlabelled"
+    row = equal.compared("peer", samplers["peer"], own, samplers[own], Distances(), 2)
     assert row[:2] == ["peer, a, 50 steps, float32: 2 ± 0.1", "a, 20 steps, float32: 2.05 ± 0.1"]
     assert row[2] == "8.0 [8.0, 8.0]"
     assert row[3] == expected[0]
@@ -1138,13 +1142,13 @@ def test_a_distance_is_of_as_many_pictures_as_it_says(
     equal, quality, contestants = (
         benchmark(name) for name in ("equal_quality", "time_to_quality", "contestants")
     )
-    monkeypatch.setattr(equal, "EQUAL", tiny.write(tiny.LABELLED, tmp_path / "phin.safetensors").name)
+    own = tiny.write(tiny.LABELLED, tmp_path / "phin.safetensors")
     monkeypatch.setattr(equal, "OURS", {"dpmpp_2m": (2,)})
     monkeypatch.setattr(equal, "THEIRS", {"diffusers": {"DDIMScheduler": (2,)}})
     setting = contestants.Setting()
     peer = quality.Diffusers(setting, setting)
     save_weights(tmp_path / "diffusers.safetensors", peer.tensors(), {})
-    everyone = {"phin": equal.ours(tmp_path), "diffusers": equal.theirs("diffusers", tmp_path, setting)}
+    everyone = {"phin": equal.ours(own), "diffusers": equal.theirs("diffusers", tmp_path, setting)}
     for name, (sampler,) in everyone.items():
         found = []
         for k in range(2):
@@ -1159,6 +1163,18 @@ def test_a_distance_is_of_as_many_pictures_as_it_says(
         assert kept.reference.seen == []  # it was measured once
         kept.of(name, sampler._replace(setting=replace(setting, compiled=True)))
         assert len(kept.reference.seen) == 40  # another setting is measured anew
+
+
+def test_a_distilled_model_draws_in_its_own_steps(tmp_path: Path) -> None:
+    teacher, path = tiny.write(tiny.LABELLED, tmp_path / "teacher.safetensors"), tmp_path / "fast.safetensors"
+    recipe = student(str(teacher), train=tiny.BRIEF)
+    known = describe("tiny-fast", recipe, tiny.FACTS[tiny.LABELLED])
+    save_weights(path, phin.load(teacher).net.state_dict(), known)
+    samplers = benchmark("equal_quality").ours(path)
+    assert [(sampler.name, sampler.steps) for sampler in samplers] == [("consistency", 1), ("consistency", 2)]
+    drawn = torch.stack([sampler.draw(range(3)) for sampler in samplers])
+    assert drawn.dtype == torch.uint8
+    assert not torch.equal(*drawn)
 
 
 @pytest.mark.filterwarnings("ignore")  # of their own
@@ -1205,14 +1221,16 @@ def test_samplers_of_too_many_steps_are_left_out_and_named(
     equal, quality, contestants = (
         benchmark(name) for name in ("equal_quality", "time_to_quality", "contestants")
     )
-    (tmp_path / equal.EQUAL).mkdir()
+    model = tmp_path / equal.EQUAL
+    model.mkdir()
     (tmp_path / "diffusers.safetensors").touch()
     file = speeds(tmp_path, {"calls": [("diffusers", "bfloat16", 1.0)]})
     reason = {contestants.LIBRARIES["denoising-diffusion-pytorch"]: "it is not installed"}
     monkeypatch.setattr(quality, "missing", reason.get)
     seen: list[list[int]] = []
 
-    def compared(name: str, peer: list[Any], own: list[Any], *_: Any) -> list[str]:
+    def compared(name: str, peer: list[Any], who: str, own: list[Any], *_: Any) -> list[str]:
+        assert who == str(model)
         seen.extend([sampler.steps for sampler in samplers] for samplers in (peer, own))
         return [name, *[""] * 5]
 
@@ -1228,21 +1246,28 @@ def test_samplers_of_too_many_steps_are_left_out_and_named(
     monkeypatch.setattr(equal, "Distances", Distances)
     monkeypatch.setattr(equal, "compared", compared)
     monkeypatch.setattr(equal, "theirs", theirs)
-    monkeypatch.setattr(equal, "ours", lambda out: theirs("phin", out, contestants.Setting()))
+    monkeypatch.setattr(equal, "ours", lambda path: theirs("phin", path, contestants.Setting()))
     words = ["--out", str(tmp_path), "--peers-json", str(file)]
     assert equal.main([*words, "--most-steps", "100"]) == 0
     assert seen == [[10, 100]] * 2
     told = capsys.readouterr().out
     assert "Left out for their steps: diffusers, DDPM, 1000 steps, bfloat16." in told
     assert "denoising-diffusion-pytorch is skipped: it is not installed" in told
-    assert "n = 5,000." in told
+    assert f"n = 5,000. Phin's model is {model}." in told
+    model = model.rename(tmp_path / "another")
+    words += ["--model", str(model)]
     assert equal.main(words) == 0
     assert seen[2:] == [[10, 100, 1000]] * 2
     assert "Left out" not in capsys.readouterr().out
-    assert equal.main(words[:2]) == 2
+    assert equal.main([*words[:2], *words[4:]]) == 2
     assert "diffusers runs in its best settings" in capsys.readouterr().err
 
 
 def test_models_to_compare_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark("equal_quality").main(["--out", str(tmp_path)]) == 2
-    assert "has no models to compare: train them by time_to_quality.py" in capsys.readouterr().err
+    equal, told = benchmark("equal_quality"), "has no model to compare: train it by time_to_quality.py"
+    words, model = ["--out", str(tmp_path)], tmp_path / equal.EQUAL
+    assert equal.main(words) == 2
+    assert f"{model} {told}" in capsys.readouterr().err
+    model.mkdir()  # and still no peer's
+    assert equal.main(words) == 2
+    assert f"{tmp_path} {told}" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from phin.diffusion.noise import stream
 from phin.diffusion.solvers import DDIM, DPMpp2M, sample
 from phin.errors import PhinError
 from phin.recipes import DiffusionRecipe, describe, restore, train
-from phin.recipes.distillation import DISTILLATIONS, Consistency, Distillation, Progressive, Tuning, student
+from phin.recipes.distillation import DISTILLATIONS, Consistency, Progressive, Tuning, student
 from phin.sampling import guided
 from phin.training import distilling
 from phin.training.checkpoint import save_weights
@@ -679,19 +679,21 @@ def run(
 
 def test_distill_and_draw(files: dict[str, str], run: Callable[..., Any]) -> None:
     brief = ["--steps", 2, "--batch", 10, "--picture-every", 1, "--precision", "float32", "--trackers"]
-    facts = run("distill", "--model", files["labelled"], "--guidance", 3, "--middle", -0.5, *brief)
+    chosen = ["--guidance", 3, "--middle", -0.5, "--walk", 3]
+    facts = run("distill", "--model", files["labelled"], *chosen, *brief)
     assert facts["folder"] == "runs/tiny-fast"
     assert facts["step"] == 2
     assert Path("runs/tiny-fast/samples/000002.png").exists()
     model = phin.load("runs/tiny-fast")
     assert isinstance(model.recipe, DiffusionRecipe)
-    assert isinstance(model.recipe.distilled, Distillation)
+    assert isinstance(model.recipe.distilled, Consistency)
+    assert model.recipe.distilled.walk == 3
     assert (model.recipe.distilled.guidance, model.recipe.distilled.middle) == (3.0, -0.5)
     assert model.metadata["command"].startswith("phin distill --model")
     drawn = run("sample", "--model", "runs/tiny-fast", "--label", 4, "--steps", 1, "--out", "o")
     assert drawn["sampling"]["steps"] == 1
     assert drawn["sampling"]["guidance"] == 3.0
-    again = run("distill", "--model", files["labelled"], "--guidance", 3, "--middle", -0.5, *brief)
+    again = run("distill", "--model", files["labelled"], *chosen, *brief)
     assert (again["step"], again["validation"]) == (2, facts["validation"])
     wrong = run("sample", "--model", "runs/tiny-fast", "--label", 4, "--steps", 7, "--out", "p", code=2)
     assert "in 1 or 2 steps, not in 7" in wrong["error"]

@@ -36,8 +36,9 @@ from phin.evaluation.drawing import Drawing
 from phin.families.latent import KLConfig
 from phin.metrics.features import Features, Seen
 from phin.metrics.frechet import frechet_distance, moments
+from phin.metrics.summary import fewest
 from phin.models import Model
-from phin.nets.classifier import Classifier, NoisyClassifier
+from phin.nets.classifier import Classifier, ClassifierConfig, NoisyClassifier
 from phin.recipes import KLAutoencoderRecipe
 from phin.recipes import train as train_of
 from phin.recipes.features import FEATURES
@@ -278,6 +279,16 @@ def test_a_guide_reaches_the_sampler_and_is_noted(monkeypatch: pytest.MonkeyPatc
 def test_too_little_is_refused(field: str) -> None:
     with pytest.raises(PhinError, match=f"{field} = 1 is too few"):
         Plan(**{field: 1})
+
+
+@pytest.mark.parametrize("plan", [Plan(n=10, n_unseen=0), Plan(n=200, n_unseen=0, n_frechet=50)])
+def test_fewer_cells_than_features_are_refused_before_any_is_drawn(plan: Plan) -> None:
+    reader = replace(READER, net=Classifier(ClassifierConfig(channels=(64,), blocks=(0,)), 1, 10))
+    model = generator({})
+    model.net.forward = pytest.fail  # pyright: ignore[reportAttributeAccessIssue]
+    message = f"cells are too few for the 64 features .* give n and n_frechet of {fewest(64)} or more"
+    with pytest.raises(PhinError, match=message):
+        evaluate(model, reader, plan)
 
 
 def test_what_cannot_be_read_is_refused() -> None:

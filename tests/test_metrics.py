@@ -3,6 +3,7 @@ import math
 from functools import reduce
 from operator import add
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from phin.errors import PhinError
 from phin.metrics.frechet import Moments, frechet_distance, frechet_estimate, moments
-from phin.metrics.reading import Evaluation, Rate, cell_moments, cells, evaluate, read, score, split
+from phin.metrics.reading import Rate, cell_moments, cells, distances, read, score, scores, split
 from phin.nets.classifier import Classifier, ClassifierConfig
 
 N = 10_000  # as if from this many samples
@@ -246,28 +247,29 @@ def test_evaluation_sets_generated_pictures_beside_real_ones():
     real, train, good = ([drawn(string, rng) for string in asked] for _ in range(3))
     wrong = [np.roll(picture, 28, axis=1) for picture in good]  # each cell is real, but not where it belongs
 
-    def result(pictures: list[NDArray[np.uint8]]) -> Evaluation:
-        return evaluate(GreyReader(), asked, pictures, real, train, unseen=lambda s: len(s) == 5)
+    def result(pictures: list[NDArray[np.uint8]]) -> dict[str, Any]:
+        return scores(GreyReader(), asked, pictures, real, unseen=lambda s: len(s) == 5)
 
-    table = json.loads(json.dumps(result(good).to_dict(), allow_nan=False))
-    assert table["pictures"] == 200
-    assert table["cells"] == table["digits"]["n"] == sum(map(len, asked))
+    def apart(pictures: list[NDArray[np.uint8]]) -> dict[str, Any]:
+        return distances(GreyReader(), pictures, real, train)
+
+    table = json.loads(json.dumps(result(good) | apart(good), allow_nan=False))
+    assert table["frechet_cells"] == table["frechet"]["n"] == table["digits"]["n"] == sum(map(len, asked))
     assert table["strings"]["share"] == table["unseen_strings"]["rate"] == 1
     assert table["unseen_strings"]["n"] == sum(len(string) == 5 for string in asked)
     assert table["frechet_over_floor"] == pytest.approx(table["frechet"]["value"] / table["floor"]["value"])
-    assert result(train).frechet == result(good).floor
-    rolled = result(wrong)
-    assert rolled.frechet.value == pytest.approx(result(good).frechet.value)
-    assert rolled.generated.strings.right == sum(len(set(string)) == 1 for string in asked)
-    pale = result([(0.8 * picture).astype(np.uint8) for picture in good])
-    assert pale.frechet.value > 100 * pale.floor.value
+    assert apart(train)["frechet"] == apart(good)["floor"]
+    assert apart(wrong)["frechet"]["value"] == pytest.approx(apart(good)["frechet"]["value"])
+    assert result(wrong)["strings"]["right"] == sum(len(set(string)) == 1 for string in asked)
+    pale = apart([(0.8 * picture).astype(np.uint8) for picture in good])
+    assert pale["frechet"]["value"] > 100 * pale["floor"]["value"]
 
 
-def test_an_evaluation_without_unseen_strings_has_no_rate_of_them():
+def test_what_is_not_there_has_no_rate_and_what_is_the_same_no_ratio():
     pictures = [drawn("12", np.random.default_rng(k)) for k in range(10)]
-    result = evaluate(GreyReader(), ["12"] * 10, pictures, pictures, pictures, unseen=lambda s: False)
-    found = result.to_dict()
+    found = scores(GreyReader(), ["12"] * 10, pictures, pictures, unseen=lambda s: False)
     assert found["unseen_digits"]["rate"] is None
+    found |= distances(GreyReader(), pictures, pictures, pictures)
     assert found["frechet_over_floor"] is None
     json.dumps(found, allow_nan=False)
 

@@ -155,6 +155,15 @@ def test_units_that_follow_noise_alone_are_dead() -> None:
     net = Chain(encode, decode, 400, LabelEmbedding(0, 4), DiscretizedLogistic())
     found = activity.activity(net, Batch(torch.zeros(1000, 1, 1, 1), {}, 1000))
     assert [level["active"] for level in found["levels"]] == [0, 0]
+    assert "z_1 and z_2 have collapsed" in activity.in_words(found)
+    few = activity.activity(net, Batch(torch.zeros(99, 1, 1, 1), {}, 99))
+    assert "collapsed" not in activity.in_words(few)  # which could not tell
+
+
+def test_a_level_beside_no_other_is_alive_by_the_variance_of_its_means_however_few_images() -> None:
+    net = Chain([Modulated(Told(0.9))], [Modulated(Decode())], 1, LabelEmbedding(0, 4), DiscretizedLogistic())
+    x = from_integers(torch.arange(0, 256, 32).to(torch.uint8)).view(-1, 1, 1, 1)
+    assert activity.activity(net, Batch(x, {}, 8)) == {"n": 8, "levels": [{"active": 1, "units": 1}]}
 
 
 # --- the command

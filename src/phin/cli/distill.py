@@ -27,6 +27,8 @@ class Distill(Command):
     """Calls of the network a picture, at most; 2 by default."""
     middle: float | None = None
     """Log-SNR of the second of two calls; -1 by default."""
+    walk: int | None = None
+    """Of consistency, evaluations of the teacher between two levels of the student; 4 by default."""
     metric: str | None = None
     """Of consistency and tuning, how far two answers are apart: pseudo_huber(0.03), charbonnier(0.03) or
     squared."""
@@ -63,7 +65,7 @@ class Distill(Command):
         from phin import models
         from phin.recipes.distillation import TRAIN, student
 
-        options = self.given("calls", "middle", "metric", "start")
+        options = self.given("calls", "middle", "walk", "metric", "start")
         recipe = student(self.model, self.method, self.guidance, self.train or TRAIN, **options)
         name = f"{models.load(self.model).metadata['name']}-fast"
         return trained(recipe, self.out, name, self.command)

@@ -471,7 +471,7 @@ def _reasons(made: Sequence[dict[str, Any]]) -> Iterator[str]:
         for what, one in unmeasured:
             if reason := one.get("none"):
                 yield f'<p class="why">{escape(model["title"])}: {what}, for {escape(reason)}.</p>'
-        if gone := collapsed(model["quality"].get("active", {"levels": []})):
+        if gone := collapsed(model["quality"].get("active", {"n": 0, "levels": []})):
             yield f'<p class="why">{escape(model["title"])}: {escape(gone)}.</p>'
         if reason := model["likelihood"].get("none"):
             why = re.split("[:;] ", reason)[0].replace(f"{model['folder']}/best.safetensors", "it")

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from phin.data.numbers import Numbers, held_out, random_strings
+from phin.errors import PhinError
 from phin.evaluation.drawing import Drawing
 from phin.evaluation.plan import PromptPlan, enough
 from phin.evaluation.table import HEADING, percent
 from phin.metrics import reading
+from phin.metrics.summary import fewest
 from phin.nets.classifier import Classifier
 
 
@@ -40,31 +42,32 @@ def evaluate(drawing: Drawing, data: Numbers, reader: Classifier, plan: Plan = P
         plan: On how much.
 
     Raises:
-        PhinError: Pictures that are not finite.
+        PhinError: Too few cells for the reader's features, before any is drawn; pictures that are not finite.
     """
-
-    def ask(n: int, unseen: bool | None) -> tuple[Questions, list[Tensor]]:
-        questions = _questions(data, n, plan.seed, unseen)
-        return questions, drawing.prompted(questions.asked)
-
-    def judge(questions: Questions, drawn: Sequence[Tensor], n: int) -> dict[str, Any]:
-        asked, real, train = questions
-        return reading.evaluate(reader, asked[:n], drawn[:n], real[:n], train[:n], held_out).to_dict()
-
-    questions, drawn = ask(plan.n, None)
-    seconds = drawing.seconds
-    whole = judge(questions, drawn, plan.n)
+    questions = _questions(data, plan.n, plan.seed, None)
     cells = list(accumulate(map(len, questions.asked)))
-    some = judge(questions, drawn, 1 + sum(count < plan.n_frechet for count in cells))
+    part = slice(1 + sum(count < plan.n_frechet for count in cells))
+    found, least = max(cells[part]), fewest(reader.head.in_features)
+    if found < least:
+        raise PhinError(
+            f"{found:,} cells are too few for the {reader.head.in_features:,} features of the reader, whose "
+            f"covariance they leave open: give n and n_frechet of {least:,} or more"
+        )
+
+    def judge(asked: Questions, drawn: Sequence[Tensor]) -> dict[str, Any]:
+        return reading.scores(reader, asked.asked, drawn, asked.real, held_out)
+
+    drawn = drawing.prompted(questions.asked)
+    seconds = drawing.seconds
+    whole = judge(questions, drawn)
     facts = {"digits": whole["digits"], "strings": whole["strings"]}
     if plan.n_unseen:
-        unseen = judge(*ask(plan.n_unseen, True), plan.n_unseen)
+        others = _questions(data, plan.n_unseen, plan.seed, True)
+        unseen = judge(others, drawing.prompted(others.asked))
         facts |= {"unseen_digits": unseen["digits"], "unseen_strings": unseen["strings"]}
-    return facts | {
-        "frechet": some["frechet"],
-        "floor": some["floor"],
-        "frechet_over_floor": some["frechet_over_floor"],
-        "frechet_cells": some["cells"],
+    return {
+        **facts,
+        **reading.distances(reader, drawn[part], questions.real[part], questions.train[part]),
         "pictures_per_second": plan.n / seconds,
         "cells_per_second": cells[-1] / seconds,
         "sampling": drawing.facts,

@@ -37,6 +37,7 @@ from phin.diffusion.noise import Noise
 
 LEAST = -10.0  # of a latent's log-variance: without a bound, one that is sure of itself would have none
 ACTIVE = 0.01  # Burda et al.'s threshold: a unit whose mean varies less with x says nothing of it
+SURE = 4.0  # standard deviations: of a thousand dead units, one in thirty times seems alive
 
 
 class Normal(NamedTuple):
@@ -185,7 +186,8 @@ def active(means: Tensor, again: Tensor) -> Tensor:
 
     In a hierarchy the mean of a latent depends on the levels that were drawn before it. The covariance over
     examples of two independent draws of it is an unbiased estimate of Var_x E[z | x]; where nothing was drawn
-    before, both are the same, and it is their variance.
+    before, both are the same, and it is their variance. Where they differ, their correlation also has to be
+    beyond `SURE` times 1 / sqrt(N), which is chance's: otherwise some dead units would seem alive.
 
     Args:
         means: E[z | x, the levels drawn before] of N >= 2 examples.
@@ -194,7 +196,9 @@ def active(means: Tensor, again: Tensor) -> Tensor:
     References: Importance Weighted Autoencoders (Burda et al., 2015), arXiv:1509.00519, section 5.2.
     """
     off, other = means - means.mean(0), again - again.mean(0)
-    return (off * other).sum(0) / (len(means) - 1) > ACTIVE
+    covariance, same = (off * other).sum(0) / (len(means) - 1), (means == again).all(0)
+    beyond_chance = F.cosine_similarity(off, other, dim=0) > SURE / math.sqrt(len(means))
+    return (covariance > ACTIVE) & (same | beyond_chance)
 
 
 def by_channel(nats: Tensor) -> Tensor:

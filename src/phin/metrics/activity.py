@@ -1,11 +1,8 @@
 """Which latents of an autoencoder tell anything: of a level whose posterior has collapsed, none do."""
 
-import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phin.data.base import Batch
@@ -15,15 +12,12 @@ from phin.families.elbo import active
 
 LOOKED_AT = 1_000  # images, at most
 ROWS = 250  # at once
-SURE = 4.0  # standard deviations: of a thousand dead units, one in thirty times seems alive
+ENOUGH = 100  # images to say that a level has collapsed: of fewer, a live unit of a hierarchy may seem dead
 
 
 @torch.no_grad()
 def activity(net: Autoencoder, data: Batch) -> dict[str, Any]:
     """How many units of each level, from z_1 up, are active (`families.elbo.active`), JSON-able.
-
-    Beside a level that was drawn before, that is a matter of a covariance of two draws, which of n images is
-    off by their variance over sqrt(n): it has to be more than chance, or some dead units would seem alive.
 
     Args:
         net: An autoencoder, in evaluation mode.
@@ -37,14 +31,8 @@ def activity(net: Autoencoder, data: Batch) -> dict[str, Any]:
         for half in halves:
             half.append(net(data.x[rows].to(device), noise, **cond)[1].means)
     means = [[torch.cat(parts) for parts in zip(*half, strict=True)] for half in halves]
-    told = [active(*level) & _beyond_chance(*level) for level in zip(*means, strict=True)]
+    told = [active(*level) for level in zip(*means, strict=True)]
     return {"n": n, "levels": [{"active": int(units.sum()), "units": len(units)} for units in told]}
-
-
-def _beyond_chance(means: Float[Tensor, "n units"], again: Float[Tensor, "n units"]) -> Bool[Tensor, "units"]:
-    """Of which units the correlation of two draws is beyond `SURE` times 1 / sqrt(n), which is chance's."""
-    off, other = means - means.mean(0), again - again.mean(0)
-    return F.cosine_similarity(off, other, dim=0) > SURE / math.sqrt(len(means))
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -57,8 +45,8 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def collapsed(found: dict[str, Any]) -> str:
-    """Which levels have no active unit, in words; nothing if all have."""
+    """Which levels have no active unit, in words; nothing if all have, or too few images can tell."""
     gone = [f"z_{t}" for t, level in enumerate(found["levels"], 1) if not level["active"]]
-    if not gone:
+    if not gone or found["n"] < ENOUGH:
         return ""
     return f"{' and '.join(gone)} {'have' if len(gone) > 1 else 'has'} collapsed, telling nothing of an image"

@@ -19,7 +19,7 @@ from torch import Tensor
 from phin.data.base import from_integers
 from phin.errors import PhinError
 from phin.metrics.figure import figure
-from phin.metrics.frechet import Estimate, Moments, frechet_estimate, moments
+from phin.metrics.frechet import Moments, frechet_estimate, moments
 from phin.metrics.jackknife import NORMAL
 from phin.nets.classifier import Classifier
 from phin.pictures import to_bytes
@@ -198,65 +198,53 @@ def _strings(pairs: Sequence[tuple[str, str]]) -> Rate:
     return Rate(sum(string == text for string, text in pairs), len(pairs))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Generated pictures against real ones of the same strings.
-
-    Attributes:
-        pictures: How many of each.
-        cells: How many cells they have together: the n of the Frechet distances.
-        generated: Reading the generated pictures.
-        real: Reading the real evaluation pictures: what the reader can reach.
-        frechet: Distance of generated from evaluation cells, in the reader's features.
-        floor: The same of training pictures from evaluation pictures: what real pictures reach.
-    """
-
-    pictures: int
-    cells: int
-    generated: Scores
-    real: Scores
-    frechet: Estimate
-    floor: Estimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; rates as of `Rate.beside`."""
-        return {
-            "pictures": self.pictures,
-            "cells": self.cells,
-            **{name: made.beside(getattr(self.real, name)) for name, made in vars(self.generated).items()},
-            "frechet": figure(self.frechet, self.cells, "test"),
-            "floor": figure(self.floor, self.cells, "test"),
-            "frechet_over_floor": self.frechet.value / self.floor.value if self.floor.value else None,
-        }
-
-
-def evaluate(
+def scores(
     reader: Classifier,
     asked: Sequence[str],
     generated: Sequence[Picture],
     real: Sequence[Picture],
-    train: Sequence[Picture],
     unseen: Callable[[str], bool],
-) -> Evaluation:
-    """Reads generated pictures, and measures how far they are from real ones, and real ones from each other.
+) -> dict[str, dict[str, Any]]:
+    """What is read right in generated pictures, beside real ones, which is what the reader can reach.
+
+    The result is JSON-able: of each field of `Scores` the rate, as of `Rate.beside`.
 
     Args:
-        reader: What reads them, and whose features the distances are taken in.
+        reader: What reads them.
         asked: The string of each picture.
         generated: The pictures to judge.
         real: Pictures of the same strings from the evaluation split.
-        train: Pictures of the same strings from the training split, for the floor.
         unseen: Whether a string was never trained on.
 
     Raises:
-        PhinError: As `score`, `cell_moments` and `frechet_distance`.
+        PhinError: As `score`.
+    """
+    made, best = (score(asked, read(reader, pictures), unseen) for pictures in (generated, real))
+    return {name: rate.beside(getattr(best, name)) for name, rate in vars(made).items()}
+
+
+def distances(
+    reader: Classifier, generated: Sequence[Picture], real: Sequence[Picture], train: Sequence[Picture]
+) -> dict[str, Any]:
+    """The Frechet distance of generated cells from real ones, in the reader's features, JSON-able.
+
+    Beside it is the floor, that of training cells: what real pictures reach.
+
+    Args:
+        reader: Whose features they are.
+        generated: The pictures to judge.
+        real: Pictures of the same strings from the evaluation split.
+        train: Pictures of the same strings from the training split.
+
+    Raises:
+        PhinError: As `cell_moments` and `frechet_distance`.
     """
     drawn, evaluation, training = (cell_moments(reader, pictures) for pictures in (generated, real, train))
-    return Evaluation(
-        pictures=len(asked),
-        cells=sum(map(len, asked)),
-        generated=score(asked, read(reader, generated), unseen),
-        real=score(asked, read(reader, real), unseen),
-        frechet=frechet_estimate(drawn, evaluation),
-        floor=frechet_estimate(training, evaluation),
-    )
+    distance, floor = (frechet_estimate(groups, evaluation) for groups in (drawn, training))
+    n = sum(group.n for group in drawn)
+    return {
+        "frechet": figure(distance, n, "test"),
+        "floor": figure(floor, n, "test"),
+        "frechet_over_floor": distance.value / floor.value if floor.value else None,
+        "frechet_cells": n,
+    }
