@@ -42,7 +42,7 @@ from phin.models import samples
 from phin.pictures import to_integers
 from phin.recipes import DiffusionRecipe
 from phin.report import markdown
-from phin.training.checkpoint import read_weights, write_json
+from phin.training.checkpoint import digest, read_weights, write_json
 
 CLOSE = 1.05
 """Times a peer's own best."""
@@ -71,6 +71,8 @@ class Sampler(NamedTuple):
     setting: Setting
     draw: Callable[[range], Tensor]
     """Places among all that are drawn -> the pictures there, uint8: others of others."""
+    weights: str = ""
+    """The digest of the network's."""
 
     def __str__(self) -> str:
         return f"{self.name}, {self.steps} steps, {self.setting}"
@@ -88,7 +90,7 @@ def ours(path: Path) -> list[Sampler]:
         return to_integers(torch.stack(samples(model, n=len(places), **how)))
 
     return [
-        Sampler(solver, steps, DEFAULT, partial(draw, solver, steps))
+        Sampler(solver, steps, DEFAULT, partial(draw, solver, steps), digest(model.net))
         for solver, ladder in ladders.items()
         for steps in ladder
     ]
@@ -99,7 +101,7 @@ def theirs(name: str, out: Path, drawing: Setting) -> list[Sampler]:
     peer, path = PEERS[name](Setting(), drawing), out / f"{name}.safetensors"
     peer.load(read_weights(path)[0], path)
     return [
-        Sampler(sampler, steps, drawing, partial(drawn, peer, sampler, steps))
+        Sampler(sampler, steps, drawing, partial(drawn, peer, sampler, steps), digest(peer.mean))
         for sampler, ladder in THEIRS[name].items()
         for steps in ladder
     ]
@@ -139,7 +141,7 @@ class Distances:
 
     def of(self, model: str, sampler: Sampler) -> Estimate:
         """The distance of a sampler of a model, and its standard error."""
-        key = f"{model}, {sampler}"
+        key = f"{model}, {sampler}, {sampler.weights[:12]}"
         if key not in self.found["distances"]:
             summary = Summary(20)
             for first in range(0, self.n, AT_ONCE):
@@ -148,7 +150,7 @@ class Distances:
             distance = frechet_estimate(summary.moments, self.reference.test.moments)
             self.found["distances"][key] = distance.value, distance.error
             write_json(self.path, self.found)
-            print(f"{key}: {told(distance)}", file=sys.stderr)
+            print(f"{model}, {sampler}: {told(distance)}", file=sys.stderr)
         return Estimate(*self.found["distances"][key])
 
 
@@ -239,6 +241,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{measure}. Phin's model is {model}.")
     for name, why in absent.items():
         print(f"{name} is skipped: {why}")
+    for name in PEERS.keys() - absent.keys() - set(there):
+        print(f"{name} is not trained: run time_to_quality.py --only {name}")
     if long:
         print(f"Left out for their steps: {'; '.join(long)}.")
 

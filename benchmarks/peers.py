@@ -29,6 +29,7 @@ shows every setting as a row of its own, Phin's as well.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ from phin.training.run import peak_memory
 
 OURS, OWN = "phin", "phin, its own step"
 MEASURES = ("training", "calls", "drawing", "memory")
+PRINTED = Path("-")
+"""In place of a file: what is measured is printed."""
 MATRIX = (4096, 1024, 1024)  # of the product: rows, inner, columns
 
 
@@ -469,7 +472,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="file for all that is measured")
+    parser.add_argument(
+        "--json", nargs="?", const=PRINTED, type=Path, help="file for all; without a name, print it as JSON"
+    )
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers, help="libraries beside phin")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES, help="what is measured")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="to try for each peer; all")
@@ -497,12 +502,27 @@ def run(args: argparse.Namespace) -> None:
     if args.alone:
         alone(args)
         return
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise PhinError(f"there is no folder {args.json.absolute().parent}: make it first")
+    if args.json not in (None, PRINTED):
+        writable(args.json)
     found = measured(args)
-    if args.json:
+    print(json.dumps(found) if args.json == PRINTED else "\n\n".join(printed(found)))
+    if args.json not in (None, PRINTED):
         write_json(args.json, found)
-    print("\n\n".join(printed(found)))
+
+
+def writable(path: Path) -> None:
+    """Sees to it, before hours of measuring, that there can be such a file.
+
+    Raises:
+        PhinError: There cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise PhinError(f"there is no folder {folder}: make it first")
+    if path.is_dir():
+        raise PhinError(f"{path} is a folder: give the name of a file")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PhinError(f"{path} cannot be written: give another --json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

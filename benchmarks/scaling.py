@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Growth:
             ]
             for size in sizes
         ]
-        rows.append(["exponent", *(f"{value:.2f}" for value in self.exponents().values())])
+        rows.append(["exponent", *("" if isnan(b) else f"{b:.2f}" for b in self.exponents().values())])
         return markdown([self.across, *self.costs], rows)
 
     def draw(self, axes: Any) -> None:
@@ -80,7 +81,7 @@ class Growth:
         for i, ((name, by_size), b) in enumerate(
             zip(self.costs.items(), self.exponents().values(), strict=True), 1
         ):
-            label = f"{name}: {self.across}^{b:.2f}"
+            label = name if isnan(b) else f"{name}: {self.across}^{b:.2f}"
             axes.plot(
                 [*by_size], [*by_size.values()], color=colours[f"s{i}"], lw=1.6, marker="o", ms=4, label=label
             )

@@ -128,10 +128,7 @@ class Peer(abc.ABC):
     def step(self, number: int, x: Tensor, progress: float) -> None:
         """A step on pictures in [-1, 1]; progress is the share of the time it has."""
         torch.manual_seed(number)
-        for part in x.chunk(self.parts):
-            with self.setting.precision():
-                loss = self.loss(part)
-            (loss / self.parts).backward()
+        self.differentiate(x)
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step(self.rate(number, progress))
         self.optimizer.zero_grad()
@@ -139,6 +136,18 @@ class Peer(abc.ABC):
             with torch.no_grad():
                 for mean, now in zip(self.mean.parameters(), self.net.parameters(), strict=True):
                     mean.lerp_(now, 1 - decay)
+
+    def differentiate(self, x: Tensor) -> None:
+        """The gradients of the mean loss of a step's pictures."""
+        for part in x.chunk(self.parts):
+            with self.setting.precision():
+                loss = self.loss(part)
+            (loss / self.parts).backward()
+
+    def rehearse(self, x: Tensor) -> None:
+        """Compiles what a step needs, if anything, so that going on does not count that a second time."""
+        self.differentiate(x)
+        self.optimizer.zero_grad()
 
     parts: int = 1
     """Batches of a step, whose gradients are added up."""
@@ -304,23 +313,25 @@ class Benchmark:
             recipe = replace(recipe, drop=1.0, sample=replace(recipe.sample, guidance=1.0))
         folder, minutes = self.out / name, self.args.minutes
         curve = self.curve(name, minutes=minutes)
-        stamp = folder / "begun.json"  # when the clock began of the process that wrote the first copy
+        # When the clock began of the process that wrote the first copy, had it trained all that came before.
+        stamp, last = folder / "begun.json", folder / "last.safetensors"
         if not copies(folder):
             open_folder(folder)
-            write_json(stamp, self.begun)
+            before = read_weights(last)[1]["training"]["state"]["seconds"] if last.exists() else 0.0
+            write_json(stamp, self.begun - before)
         config = replace(recipe.train, minutes=minutes, copy_every=0.02, picture_every=0.0, trackers=())
         command = "python benchmarks/time_to_quality.py"
         phin.train(replace(recipe, train=config), folder, "mnist", command)
         states = {path: read_weights(path)[1]["training"]["state"] for path in copies(folder)}
         path, first = next(iter(states.items()))
-        last = [*states][-1]  # of the whole training, when the rate has fallen
+        end = [*states][-1]  # of the whole training, when the rate has fallen
         startup = path.stat().st_mtime - json.loads(stamp.read_text()) - first["seconds"]
 
         curve.found |= {"startup": startup, "setting": str(DEFAULT), "drawing": str(DEFAULT)}
         done = max((point["seconds"] for point in curve.found["points"]), default=0.0)
         for path, state in states.items():
             seconds = startup + state["seconds"] - state["aside"]
-            due = seconds >= after(done, self.args.spacing) or (path is last and seconds > done)
+            due = seconds >= after(done, self.args.spacing) or (path is end and seconds > done)
             if not due or curve.reached(MARKS[-1]):
                 continue
             found = pictures.evaluate(phin.load(path), self.reference).figures
@@ -339,6 +350,7 @@ class Benchmark:
             tensors, metadata = read_weights(path)
             peer.load(tensors, path)
             step, seconds = metadata["step"], metadata["seconds"]
+            peer.rehearse(self.data.train(0, step, peer.examples).x)
         how = {"setting": str(setting), "drawing": str(drawing)}
         curve = self.curve(name, **how, limit=limit, steps=self.args.steps)
         if curve.found["startup"] is None:
@@ -455,8 +467,10 @@ def tabled(found: dict[str, Curve]) -> str:
         "told nothing, as peers are."
     )
     times = [markdown(["", "takes so many times as long as", *marks], ratios)] if ratios else []
-    absent = [f"{name} is skipped: {why}" for name, why in skipped(found).items()]
-    return "\n\n".join([markdown(heading, rows), *times, note, *absent])
+    absent = skipped(found)
+    why = [f"{name} is skipped: {reason}" for name, reason in absent.items()]
+    why += [f"{name} is not measured: --only {name}" for name in PEERS if name not in {*found, *absent}]
+    return "\n\n".join([markdown(heading, rows), *times, note, *why])
 
 
 def took(curve: Curve, mark: float) -> tuple[float | None, bool]:

@@ -1,5 +1,6 @@
 """Timing in turns, and what is said of it: medians and ratios, each with its spread."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -71,5 +72,7 @@ def interleaved(
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The b of cost = a size^b that fits best: least squares of the logarithms."""
+    """The b of cost = a size^b that fits best: least squares of the logarithms. NaN of one size."""
+    if len(sizes) < 2:
+        return math.nan
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])

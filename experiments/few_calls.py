@@ -49,6 +49,16 @@ Curve = dict[int, Figure]
 """Calls -> distance."""
 
 
+def close_from(curve: Curve, limit: float) -> int | None:
+    """The fewest calls of which, and of all more, the distance is at most a limit; None if there are none."""
+    fewest = None
+    for calls in sorted(curve, reverse=True):
+        if curve[calls]["value"] > limit:
+            break
+        fewest = calls
+    return fewest
+
+
 def deterministic(solver: Solver) -> bool:
     """Whether a solver adds no noise."""
     drawn: list[Tensor] = []
@@ -100,7 +110,7 @@ class FewCalls(Digits):
             [
                 solver,
                 *(number(curve[calls]) if calls in curve else "" for calls in columns),
-                next((str(calls) for calls in curve if curve[calls]["value"] <= CLOSE * best["value"]), ""),
+                str(close_from(curve, CLOSE * best["value"]) or ""),
             ]
             for solver, curve in curves.items()
         ]

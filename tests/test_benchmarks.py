@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import tiny
@@ -27,6 +27,7 @@ from phin.metrics.features import Seen
 from phin.metrics.summary import Summary
 from phin.recipes import describe
 from phin.recipes.distillation import student
+from phin.report import picture
 from phin.training.checkpoint import save_weights
 from phin.training.loop import Losses, Task, fit
 
@@ -104,6 +105,12 @@ def test_a_ratio_needs_as_many_turns_of_both() -> None:
 def test_the_exponent_of_a_power_law() -> None:
     sizes = [4, 8, 31, 64]
     assert benchmark("timing").exponent(sizes, [3e-4 * n**1.7 for n in sizes]) == pytest.approx(1.7)
+
+
+def test_one_size_has_no_exponent() -> None:
+    growth = benchmark("scaling").Growth("", "side", {"calls": {8: 0.5}, "training": {8: 1.0, 16: 4.0}})
+    assert "| exponent |  | 2.00 |" in growth.table()
+    assert picture([growth.draw], "side", "seconds").startswith(b"\x89PNG")
 
 
 # Equal FLOPs
@@ -387,11 +394,14 @@ def test_memory_is_that_of_the_setting_that_takes_least(monkeypatch: pytest.Monk
         peers.memory(args, {"phin": [contestants.SETTINGS["bfloat16+channels-last"]]}, failed)
 
 
-def test_every_setting_has_a_row_if_that_is_asked_for(small: None, tmp_path: Path) -> None:
-    file = tmp_path / "peers.json"
-    words = f"{QUICK} --each --peers diffusers --settings float32 bfloat16 --json {file}".split()
+def test_every_setting_has_a_row_if_that_is_asked_for(
+    small: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"{QUICK} --each --peers diffusers --settings float32 bfloat16 --json".split()
     assert benchmark("peers").main(words) == 0
-    rows = json.loads(file.read_text(encoding="utf-8"))["training"]["rows"]
+    rows = json.loads(capsys.readouterr().out)["training"][
+        "rows"
+    ]  # without a file, it is all that is printed
     settings = ("float32", "bfloat16")
     own = f"phin, its own step, {benchmark('contestants').DEFAULT}"
     every = {f"{name}, {setting}" for name in ("phin", "diffusers") for setting in settings}
@@ -428,6 +438,7 @@ def test_a_package_that_lacks_another_is_not_said_to_be_absent(
         ("--batch -3", "batch = -3: at least 1"),
         ("--threads 0", "threads = 0: at least 1"),
         ("--json absent/peers.json", "make it first"),
+        ("--json .", ". is a folder: give the name of a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -740,6 +751,17 @@ def test_a_peers_average_is_its_own_librarys() -> None:
     assert ours.rate(10_000, 1.0) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")  # of their own
+def test_a_rehearsal_leaves_a_peer_as_it_was(unet: Callable[[], nn.Module]) -> None:
+    quality, x = benchmark("time_to_quality"), torch.randn(16, 1, 28, 28)
+    peers = [quality.Diffusers(*[benchmark("contestants").Setting()] * 2) for _ in range(2)]
+    peers[0].rehearse(x)
+    for peer in peers:
+        peer.step(3, x, 0.1)
+    for one, other in zip(*(peer.tensors().values() for peer in peers), strict=True):
+        assert torch.equal(one, other)
+
+
 def curve_of(
     path: Path, name: str, points: list[tuple[float, float]], floor: float = 0.05, **settings: str
 ) -> Any:
@@ -773,6 +795,9 @@ def test_the_table_says_how_many_times_as_long_a_peer_takes(
     # Who is not there is named, and why; who has been measured is not.
     assert "\n\ndenoising-diffusion-pytorch is skipped: it is not installed" in table
     assert table.count("is skipped") == 1
+    monkeypatch.setattr(quality, "missing", lambda library: None)
+    told = "\n\ndenoising-diffusion-pytorch is not measured: --only denoising-diffusion-pytorch"
+    assert told in quality.tabled(quality.curves(tmp_path))
     assert "n = 20, floor 0.0500" in table
     assert quality.drawn(quality.curves(tmp_path)).startswith(b"\x89PNG")
 
@@ -983,6 +1008,7 @@ class Toy:
 
     examples = 4
     interrupted = math.inf
+    rehearsed: ClassVar[list[int]] = []
 
     def __init__(self, setting: Any, drawing: Any) -> None:
         assert (str(setting), str(drawing)) == ("bfloat16", "float32+channels-last")
@@ -993,6 +1019,9 @@ class Toy:
         self.weight += 1
         if self.weight == Toy.interrupted:
             raise KeyboardInterrupt
+
+    def rehearse(self, x: torch.Tensor) -> None:
+        Toy.rehearsed.append(int(self.weight))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight}
@@ -1046,13 +1075,16 @@ def test_a_peer_trains_for_six_times_our_time_and_goes_on_where_it_was_stopped(
     file = speeds(tmp_path, {measure: [("diffusers", setting, 1.0)] for measure, setting in how.items()})
     words = f"--only diffusers --out {tmp_path} --spacing 1.5 --n 20 --peers-json {file}".split()
     monkeypatch.setattr(Toy, "interrupted", 30)
+    monkeypatch.setattr(Toy, "rehearsed", [])
     assert quality.main(words) == 130
     stopped = json.loads((tmp_path / "diffusers.json").read_text(encoding="utf-8"))
     assert not stopped["finished"]
+    assert Toy.rehearsed == []
     monkeypatch.setattr(Toy, "interrupted", math.inf)
     assert quality.main(words) == 0
     found = json.loads((tmp_path / "diffusers.json").read_text(encoding="utf-8"))
     assert found["finished"]
+    assert Toy.rehearsed == [stopped["points"][-1]["images"] // 4]  # once, from where it goes on
     assert found["points"][: len(stopped["points"])] == stopped["points"]
     assert found["limit"] == pytest.approx(6 * reached)
     seconds = [point["seconds"] for point in found["points"]]
@@ -1163,6 +1195,9 @@ def test_a_distance_is_of_as_many_pictures_as_it_says(
         assert kept.reference.seen == []  # it was measured once
         kept.of(name, sampler._replace(setting=replace(setting, compiled=True)))
         assert len(kept.reference.seen) == 40  # another setting is measured anew
+        assert len(sampler.weights) > 20
+        kept.of(name, sampler._replace(weights=sampler.weights[::-1]))
+        assert len(kept.reference.seen) == 80  # and so are other weights
 
 
 def test_a_distilled_model_draws_in_its_own_steps(tmp_path: Path) -> None:
@@ -1253,12 +1288,17 @@ def test_samplers_of_too_many_steps_are_left_out_and_named(
     told = capsys.readouterr().out
     assert "Left out for their steps: diffusers, DDPM, 1000 steps, bfloat16." in told
     assert "denoising-diffusion-pytorch is skipped: it is not installed" in told
+    assert "not trained" not in told
     assert f"n = 5,000. Phin's model is {model}." in told
     model = model.rename(tmp_path / "another")
     words += ["--model", str(model)]
+    monkeypatch.setattr(quality, "missing", lambda library: None)
     assert equal.main(words) == 0
     assert seen[2:] == [[10, 100, 1000]] * 2
-    assert "Left out" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Left out" not in told
+    name = "denoising-diffusion-pytorch"
+    assert f"{name} is not trained: run time_to_quality.py --only {name}" in told
     assert equal.main([*words[:2], *words[4:]]) == 2
     assert "diffusers runs in its best settings" in capsys.readouterr().err
 

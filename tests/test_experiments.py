@@ -238,11 +238,20 @@ def test_few_calls_are_counted_and_judged_by_many(
     bounds = sorted(value / limit for value in found["ddpm"])
     monkeypatch.setattr(module, "CLOSE", sum(bounds) / 2)  # which one of the two is within
     table = run("few_calls", "FewCalls", f"{SMALL} {options} {tmp_path}")
-    assert table["ddpm"][2] == ("3" if found["ddpm"][0] < found["ddpm"][1] else "4")
+    assert table["ddpm"][2] == ("" if found["ddpm"][0] < found["ddpm"][1] else "4")
     monkeypatch.setattr(module, "CLOSE", bounds[0] / 2)
     assert run("few_calls", "FewCalls", f"{SMALL} {options} {tmp_path}")["ddpm"][2] == ""
     assert len(sought) == 1  # what was found is kept
     assert (tmp_path / "few_calls" / "calls.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("distances", "fewest"),
+    [([3.0, 2.0, 1.0], 6), ([1.0, 3.0, 1.0], 8), ([1.0, 1.0, 1.5], 4), ([1.0, 1.0, 3.0], None)],
+)
+def test_few_calls_are_close_if_more_are_too(distances: list[float], fewest: int | None) -> None:
+    curve = {calls: {"value": value} for calls, value in zip((4, 6, 8), distances, strict=True)}
+    assert importlib.import_module("few_calls").close_from(curve, 2.0) == fewest
 
 
 def test_few_calls_are_those_of_every_solver_without_noise() -> None:

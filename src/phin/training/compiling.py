@@ -123,8 +123,8 @@ def lacking(device: torch.device) -> str | None:
     """What compiling for a device needs and this machine does not have, in words."""
     if device.type == "cuda":
         return None if importlib.util.find_spec("triton") else "Triton"
-    usual = ("cl",) if sys.platform == "win32" else ("g++", "c++", "clang++")
-    named = os.environ.get("CXX")
-    if any(shutil.which(name) for name in ((named,) if named else usual)):
+    # The one that torch takes, and no other that might be there.
+    name = os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    if shutil.which(name):
         return None
-    return f"a C++ compiler ({named or ' or '.join(usual)}, by the variable CXX if it has another name)"
+    return f"a C++ compiler ({name}, by the variable CXX if it has another name)"
