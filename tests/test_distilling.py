@@ -624,6 +624,7 @@ def test_a_student_is_no_denoiser(files: dict[str, str], tmp_path: Path) -> None
         ("labelled", {"middle": -9.5}, "middle = -9.5: .* above that of the first, -9"),
         ("labelled", {"middle": 8.5}, "middle = 8.5: the last call would be at log-SNR 8.5, .* ends at 8;"),
         ("labelled", {"middle": 4.0, "calls": 4}, "would be at log-SNR 10.5"),
+        ("labelled", {"method": "progressive", "middle": 3.0, "start": 16}, "would be at log-SNR 13.5"),
         ("labelled", {"guidance": float("nan")}, "guidance = nan"),
         ("labelled", {"metric": "l3"}, "unknown metric 'l3'; there are squared, pseudo_huber, charbonnier"),
         ("labelled", {"metric": "charbonnier(0)"}, "c = 0 must be positive"),

@@ -135,6 +135,8 @@ def test_inception_needs_no_more_of_its_package_than_the_network(
         seen = inception(pictures)
         expected = 2.5 * pictures.float().mean((2, 3)).expand(4, 3)
         torch.testing.assert_close(seen.features, expected)
+    monkeypatch.setattr(looking, "preferred", lambda: torch.device("meta"))
+    assert next(Inception(weights).net.parameters()).is_meta  # it goes where the machine computes
     for shape in ((2, 8, 8), (2,), (1, 3, 8, 8)):
         with pytest.raises(PhinError, match="takes grey pictures and RGB"):
             inception.check(shape)
@@ -380,7 +382,7 @@ def test_what_is_drawn_in_a_training_is_looked_at_all_at_once() -> None:
     assert looked == [150] * 3  # what is drawn, what is held out, and training pictures
 
 
-def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_is_measured_against_what_is_held_out(caplog: pytest.LogCaptureFixture) -> None:
     splits: dict[Which, Part] = {
         which: Part(some_pictures(60), torch.arange(60) % 10) for which in ("train", "valid", "test")
     }
@@ -407,6 +409,10 @@ def test_a_training_is_measured_against_what_is_held_out(monkeypatch: pytest.Mon
     assert untold["frechet"] == pytest.approx(untold["frechet_floor"], rel=1e-4)
     with pytest.raises(PhinError, match="measure = 61: mnist has 60 held-out pictures"):
         Measuring(small, data, 61)
+    caplog.clear()
+    for broken, why in ((math.nan, "are not finite"), (0.5, "look the same")):
+        assert measure(lambda cond, numbers, x=broken: torch.full((len(numbers), 1, 28, 28), x)) == {}
+        assert why in caplog.text
     Measuring(small, data, 15)
     with pytest.raises(
         PhinError, match=r"14 pictures are too few for the 12 features of .*: give 15 or more"

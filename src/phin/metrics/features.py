@@ -24,6 +24,7 @@ from phin.data.base import from_integers
 from phin.data.fetch import Files
 from phin.errors import PhinError
 from phin.nets.classifier import Classifier
+from phin.nets.device import preferred
 
 
 class Seen(NamedTuple):
@@ -129,9 +130,10 @@ class Inception(Features):
         with _torch_fidelity() as module:
             payload = FILES.read()[WEIGHTS] if weights is None else _verified(weights)
             # The file is a pickle, which torch-fidelity reads; no others than these very bytes get there.
-            self.net: nn.Module = module.FeatureExtractorInceptionV3(
+            net: nn.Module = module.FeatureExtractorInceptionV3(
                 "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=io.BytesIO(payload)
             )
+        self.net = net.to(preferred())
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuses what is neither grey nor RGB."""

@@ -63,6 +63,11 @@ class Distillation(abc.ABC):
         return [self.first + rise * i / calls for i in range(calls)]
 
     @property
+    def asked(self) -> int:
+        """At how many rungs the student or its teacher is asked, at most."""
+        return self.calls
+
+    @property
     @abc.abstractmethod
     def supported(self) -> tuple[int, ...]:
         """The numbers of calls in which it can draw."""
@@ -210,6 +215,10 @@ class Progressive(Distillation):
         return self.calls * 2 ** max(1, math.ceil(math.log2(16 / self.calls)))
 
     @property
+    def asked(self) -> int:
+        return self.steps
+
+    @property
     def stages(self) -> int:
         """How often the steps are halved."""
         return round(math.log2(self.steps / self.calls))
@@ -265,7 +274,7 @@ def student(
         scale = 1.0
     first, end = replace(recipe.sample, steps=2).levels().log_snr.tolist()
     distilled = kind(teacher=source, guidance=scale, **{"first": round(first, 3), "null": null, **options})
-    if (last := distilled.rungs(distilled.calls)[-1]) >= end:
+    if (last := distilled.rungs(distilled.asked)[-1]) >= end:
         raise PhinError(
             f"middle = {distilled.middle:g}: the last call would be at log-SNR {last:g}, and the ladder of "
             f"{source} ends at {end:g}; give a lower one"

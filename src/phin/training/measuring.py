@@ -1,5 +1,6 @@
 """Measures of what a model draws while it is trained."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -13,6 +14,8 @@ from phin.metrics.frechet import frechet_estimate
 from phin.metrics.processes import process, whole
 from phin.metrics.summary import Summary, fewest, summarised
 from phin.pictures import to_integers
+
+log = logging.getLogger(__name__)
 
 BATCH = 64  # pictures drawn at once
 
@@ -57,17 +60,28 @@ class Measuring:
     def __call__(self, draw: Draw) -> dict[str, float]:
         """The Frechet distance, that of training pictures, and the share that is read as it should be.
 
-        The share is told where the model is told labels or digits, and the features read these.
+        The share is told where the model is told labels or digits, and the features read these. Pictures that
+        are not finite, or all alike, are measured by nothing, and a line in the log says so.
         """
         rank, processes = process()
         pictures, cond = list[Tensor](), self._held.cond if self.told else {}
+        finite = True
         places = range(rank, len(self._held.x) if self.told else self.n, processes)
         for start in range(0, len(places), BATCH):
             part = places[start : start + BATCH]
             own = {name: value[part.start : part.stop : processes] for name, value in cond.items()}
-            pictures.append(to_integers(draw(own, part)).cpu())
+            x = draw(own, part)
+            finite = finite and bool(x.isfinite().all())
+            pictures.append(to_integers(x).cpu())
         label = self._read(cond)
         drawn = summarised(self.features, self._cells(whole(torch.cat(pictures))), labels=label)
+        try:
+            if not whole(torch.tensor([finite])).all():
+                raise PhinError("the pictures that are drawn are not finite")
+            drawn.check("pictures that are drawn", self.features)
+        except PhinError as reason:
+            log.warning("not measured: %s", reason)
+            return {}
         reference, floor = self._reference
         found = {"frechet": frechet_estimate(drawn.moments, reference.moments).value, "frechet_floor": floor}
         return found if label is None else found | {"read": drawn.rate.value}
