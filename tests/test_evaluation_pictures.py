@@ -408,6 +408,7 @@ def test_what_one_reference_knows_is_found_once(mnist: Images, monkeypatch: pyte
     one, other = (pictures.evaluate(model(Squares(which)), reference).figures for which in ("valid", "train"))
     assert sorted(found[3:]) == [(90, 3), (90, 3)]  # each model's own, for recall
     assert sought == [30] * 6  # test pictures in pixels and features, then each model's
+    assert one["reference_seconds"] == other["reference_seconds"] == reference.seconds > 0
     for key in ("pixels", "features"):
         tests = [figures["memorisation"][key]["test_median"] for figures in (one, other)]
         assert tests[0] == tests[1] > 0
@@ -419,6 +420,8 @@ def test_the_words_beside_the_table_say_what_is_known_of_the_training() -> None:
     found = of(Squares())
     assert "training" not in summary(found).splitlines()[-1]
     assert ", 3 minutes of training, " in summary(found | {"training_minutes": 3.0})
+    took = found | {"seconds": 2.5, "reference_seconds": 7.25}
+    assert summary(took).endswith(", measured in 2.5 s, real ones in 7.25 s")
     both = found | {"training_minutes": 3.0, "training_flops": 2e12}
     assert ", 3 minutes and 2e+12 operations of training, " in summary(both)
 

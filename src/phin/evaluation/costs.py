@@ -21,6 +21,7 @@ EXAMPLES = 256  # of a fixed set: which ones, makes no difference
 def costs(model: Model, data: Data) -> dict[str, Any]:
     """Its parameters; and of its training the minutes, and the floating-point operations that torch counts.
 
+    The training is that up to the weights it has: a run whose best weights are earlier ones goes on longer.
     Operations are those of forward and backward passes through convolutions and products of matrices, a
     multiplication with its addition counted as two. What is not known of a training is left out; of a
     distilled model's, which needs its teacher, the operations.
@@ -49,6 +50,7 @@ def in_words(figures: dict[str, Any]) -> str:
         *([f"{' and '.join(trained)} of training"] if trained else []),
         *speeds,
         *([f"measured in {figures['seconds']:.3g} s"] if "seconds" in figures else []),
+        *([f"real ones in {figures['reference_seconds']:.3g} s"] if "reference_seconds" in figures else []),
     ]
     return ", ".join(known)
 

@@ -133,6 +133,7 @@ class Reference:
     """
 
     def __init__(self, data: Data, features: Features, plan: Plan = Plan()) -> None:
+        begun = time.perf_counter()
         self.data, self.features, self.plan = data, features, plan
         self.n, tests, trainings = sizes(data, features, plan)
         trained = TRAINED[plan.reference]
@@ -150,6 +151,8 @@ class Reference:
         # Of what is to be drawn: those of the floor, so that chance treats both alike.
         self.label = None if told is None else told[torch.arange(self.n) % self.others.n]
         self.floor = measured(self.others, self.real)
+        self.seconds = time.perf_counter() - begun
+        """What it took to look at real pictures, and to measure the floor."""
 
     @cached_property
     def views(self) -> dict[str, View]:
@@ -218,6 +221,7 @@ def evaluate(
     found |= {
         "pictures_per_second": reference.n / seconds,
         "seconds": time.perf_counter() - begun - seconds,
+        "reference_seconds": reference.seconds,
         "sampling": drawing.facts,
     }
     return Evaluation(found, shows)
