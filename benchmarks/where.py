@@ -232,7 +232,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", nargs="?", default="mnist")
     parser.add_argument("--steps", type=int, default=10, help="of training that are looked at")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before that")
-    parser.add_argument("--batch", type=int, default=128, help="of training")
+    parser.add_argument("--batch", type=int, default=64, help="of training; that of mnist")
     parser.add_argument("--n", type=int, default=16, help="samples drawn at once")
     parser.add_argument("--rounds", type=int, default=3, help="how often they are drawn")
     parser.add_argument("--no-calls", action="store_true", help="of a recipe that draws nothing by itself")
