@@ -84,13 +84,14 @@ def ours(path: Path) -> list[Sampler]:
     recipe = model.recipe
     distilled = recipe.distilled if isinstance(recipe, DiffusionRecipe) else None
     ladders = OURS if distilled is None else {distilled.solver: distilled.supported}
+    weights = digest(model.net)
 
     def draw(solver: str, steps: int, places: range) -> Tensor:
         how = {"seed": places.start, "batch": AT_ONCE, "solver": solver, "steps": steps}
         return to_integers(torch.stack(samples(model, n=len(places), **how)))
 
     return [
-        Sampler(solver, steps, DEFAULT, partial(draw, solver, steps), digest(model.net))
+        Sampler(solver, steps, DEFAULT, partial(draw, solver, steps), weights)
         for solver, ladder in ladders.items()
         for steps in ladder
     ]
@@ -100,8 +101,9 @@ def theirs(name: str, out: Path, drawing: Setting) -> list[Sampler]:
     """A peer's."""
     peer, path = PEERS[name](Setting(), drawing), out / f"{name}.safetensors"
     peer.load(read_weights(path)[0], path)
+    weights = digest(peer.mean)
     return [
-        Sampler(sampler, steps, drawing, partial(drawn, peer, sampler, steps), digest(peer.mean))
+        Sampler(sampler, steps, drawing, partial(drawn, peer, sampler, steps), weights)
         for sampler, ladder in THEIRS[name].items()
         for steps in ladder
     ]
@@ -241,8 +243,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{measure}. Phin's model is {model}.")
     for name, why in absent.items():
         print(f"{name} is skipped: {why}")
-    for name in PEERS.keys() - absent.keys() - set(there):
-        print(f"{name} is not trained: run time_to_quality.py --only {name}")
+    for name in PEERS:
+        if name not in absent and name not in there:
+            print(f"{name} is not trained: run time_to_quality.py --only {name}")
     if long:
         print(f"Left out for their steps: {'; '.join(long)}.")
 

@@ -944,13 +944,15 @@ def test_what_a_peer_draws_is_in_the_setting_of_drawing(
     assert not torch.equal(moved, first)
 
 
+@pytest.mark.parametrize("before", [0.0, 3.0])
 @pytest.mark.parametrize("name", ["phin", "phin-unlabelled"])
 def test_phin_is_measured_with_labels_and_without_and_by_its_own_clock(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, before: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins at 990, the reference takes 50 s that do not count, and the first copy is there at 1052.
 
     The last copy is measured, too, however soon it comes after the one before: there the rate has fallen.
+    An earlier process may have trained some seconds, and left no copy: the first is there as much sooner.
     """
     quality, now, trained = benchmark("time_to_quality"), [1000.0], []
 
@@ -969,7 +971,7 @@ def test_phin_is_measured_with_labels_and_without_and_by_its_own_clock(
             path = folder / "copies" / f"{step:06}.safetensors"
             state = {"seconds": seconds, "aside": aside, "examples": 64 * step}
             save_weights(path, {"step": torch.tensor(step)}, {"training": {"state": state}})
-            os.utime(path, (written, written))
+            os.utime(path, (written - before, written - before))
 
     def evaluate(path: Path, reference: Any) -> Any:
         figures = {"measures": {"frechet": {"value": 60 / int(path.stem)}}}
@@ -982,6 +984,10 @@ def test_phin_is_measured_with_labels_and_without_and_by_its_own_clock(
     monkeypatch.setattr(quality.phin, "train", train)
     monkeypatch.setattr(quality.phin, "load", lambda path: path)
     monkeypatch.setattr(quality.pictures, "evaluate", evaluate)
+    if before:
+        (tmp_path / name).mkdir()
+        last = {"training": {"state": {"seconds": before}}}
+        save_weights(tmp_path / name / "last.safetensors", {"step": torch.tensor(1)}, last)
     assert quality.main(f"--only {name} --minutes 3 --n 20 --out {tmp_path}".split()) == 0
 
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
