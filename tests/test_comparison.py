@@ -348,7 +348,8 @@ def test_a_model_that_collapsed_is_named_and_ends_nothing(
     assert [cell == page.NONE for cell in rows["FID (brightness)"]] == [True, False, True, False]
     one = ddpm["quality"]["measures"]["frechet"]
     low, high = (f"{end:.3g}" for end in one["interval"])
-    assert f'title="95 %: {low} to {high}; n = 40 against 40 (test)"' in text
+    assert rows["FID (brightness)"][1] == f"{one['value']:.3g} [{low}, {high}]"
+    assert f'title="± {one["error"]:.2g}; n = 40 against 40 (test)"' in text
     assert rows["active units of its latents by level"][0].endswith(" of 4")
     assert re.search("tiny-vae, 1 epoch: no figures of what it draws, for all 40 pictures that", text)
     assert "tiny-gan, 1 epoch: none after 2 steps of training, for sample 0" in text
@@ -552,8 +553,9 @@ def test_the_page_has_every_figure_and_needs_nothing_else(found: dict[str, Any],
     seen = Seen_(text)
     for row in found["models"]:
         if "none" not in row["likelihood"]:
-            low, high = (f"{end:.4f}" for end in row["likelihood"]["bits_per_dim"]["interval"])
-            assert f'title="95 %: {low} to {high}"' in text
+            rate = row["likelihood"]["bits_per_dim"]
+            assert rate["reference"] == {"split": "test", "n": rate["n"]}
+            assert f'title="± {rate["error"]:.2g}; n = {rate["n"]} against {rate["n"]} (test)"' in text
     assert all(link.startswith("data:image/png;base64,") for link in seen.links)
     assert len(seen.links) == 1 + 2 * 4  # real pictures, samples and walks
     assert not re.search(r"@import|url\((?!#)|<script|<link", text)
@@ -561,13 +563,16 @@ def test_the_page_has_every_figure_and_needs_nothing_else(found: dict[str, Any],
     for i, row in enumerate(found["models"]):
         for name, title in (("frechet", "FID"), ("recall", "recall"), ("coverage", "coverage")):
             one, cells = row["quality"]["measures"][name], rows[f"{title} (brightness)"]
-            assert cells[i] == f"{one['value']:.3g} ± {one['error']:.2g}"
-            assert cells[4] == f"{one['floor']['value']:.3g} ± {one['floor']['error']:.2g}"
+            for cell, told in ((cells[i], one), (cells[4], one["floor"])):
+                low, high = (f"{end:.3g}" for end in told["interval"])
+                assert cell == f"{told['value']:.3g} [{low}, {high}]"
+        over = row["quality"]["measures"]["frechet"]["over_floor"]
+        low, high = (f"{end:.3g}" for end in over["interval"])
+        ratios = rows["times the floor which is real pictures' own"]
+        assert ratios[i] == f"{over['value']:.3g} [{low}, {high}]"
         rate = row["quality"]["label"]
-        assert (
-            rows["read as the label asked for"][i]
-            == f"{100 * rate['rate']:.2f} % ± {100 * rate['error']:.2f}"
-        )
+        low, high = (f"{100 * end:.2f}" for end in rate["interval"])
+        assert rows["read as the label asked for"][i] == f"{100 * rate['rate']:.2f} % [{low}, {high}]"
         assert rows["steps"][i] == str(row["training"]["steps"])
         likely = row["likelihood"]
         cell = next(cells for title, cells in rows.items() if title.startswith("bits"))[i]
@@ -577,7 +582,8 @@ def test_the_page_has_every_figure_and_needs_nothing_else(found: dict[str, Any],
                 "no bits a dimension, for it is a GAN, which draws, and gives no image a likelihood." in text
             )
         else:
-            assert cell.startswith(f"{likely['bits_per_dim']['value']:.3f} ± ")
+            low, high = (f"{end:.3f}" for end in likely["bits_per_dim"]["interval"])
+            assert cell == f"{likely['bits_per_dim']['value']:.3f} [{low}, {high}]\n{likely['method']}"
     assert text.count("<svg") == 6 + 3  # distances, precision; over time, calls; and a plot for each recipe
     assert "phin compare this" in text
     table = page.rows(found)
@@ -587,7 +593,7 @@ def test_the_page_has_every_figure_and_needs_nothing_else(found: dict[str, Any],
 
 def test_the_best_are_those_that_are_not_told_apart_from_it() -> None:
     def line(better: Any, *cells: tuple[float, float] | None) -> set[int]:
-        made = tuple(None if cell is None else Cell(cell[0], "", "", cell[1]) for cell in cells)
+        made = tuple(None if cell is None else Cell(cell[0], "", error=cell[1]) for cell in cells)
         return Line("", "", made, None, better).best
 
     assert line("low", (1.0, 0.1), (1.2, 0.1), (1.3, 0.1), None) == {0, 1}  # 2 sqrt(0.02) is 0.28
@@ -604,7 +610,8 @@ def test_who_is_nearest_and_who_cannot_be_told_from_it(found: dict[str, Any]) ->
     for model, (value, error) in zip(
         changed["models"], [(3, 0.1), (1.2, 0.1), (1, 0.1), (9, 0.1)], strict=True
     ):
-        model["quality"]["measures"]["frechet"] |= {"value": value, "error": error, "over_floor": value / 0.5}
+        over = {"value": value / 0.5, "error": 9.0, "interval": [0, 9]}  # in which the floor's error is, too
+        model["quality"]["measures"]["frechet"] |= {"value": value, "error": error, "over_floor": over}
     said = page.nearest(changed)
     assert said.startswith(f"Nearest to the data is {names[2]}, 2 times as far from test pictures as ")
     assert said.endswith(f"; {names[1]} cannot be told from it.")

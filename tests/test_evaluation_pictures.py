@@ -144,7 +144,7 @@ def test_what_is_drawn_is_measured_beside_training_pictures(mnist: Images) -> No
     frechet = found["measures"]["frechet"]
     assert frechet["value"] == pytest.approx(frechet_distance(a, b), rel=1e-6)
     assert frechet["floor"]["value"] == pytest.approx(frechet_distance(c, b), rel=1e-6)
-    assert frechet["over_floor"] == pytest.approx(frechet["value"] / frechet["floor"]["value"])
+    assert frechet["over_floor"]["value"] == pytest.approx(frechet["value"] / frechet["floor"]["value"])
     assert frechet["interval"][0] < frechet["value"] < frechet["interval"][1]
     for name, measure in found["measures"].items():
         kept = 200 if name in ("frechet", "inception") else 100
@@ -189,7 +189,8 @@ def test_more_pictures_than_there_are_real_ones_have_a_floor_of_fewer(mnist: Ima
         drawn = torch.stack(models.samples(model(), labels=reference.label.tolist()))
         c = moments(eye(to_integers(drawn)).features)
         assert frechet["value"] == pytest.approx(frechet_distance(c, b), rel=1e-6)
-        assert found["measures"]["recall"]["over_floor"] > 0  # of 100 each, as all that goes by the first
+        # Of 100 each, as all that goes by the first.
+        assert found["measures"]["recall"]["over_floor"]["value"] > 0
         assert (found["label"]["right"], found["label"]["reference"]["n"]) == (700, len(real))
         assert found["memorisation"]["train"] == {"test": 301, "train": 561}[split]
         assert found["memorisation"]["pixels"]["nearer"]["reference"] == {"split": "test", "n": 50}

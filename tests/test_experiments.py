@@ -365,6 +365,9 @@ def test_figures_are_those_of_the_weights(tmp_path: Path) -> None:
     with torch.no_grad():
         next(model.net.parameters())[0] += 1
     assert module.Subject(model, path).measure(figure, scale=1.0)["value"] != first["value"]
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**kept, "format": 1}), encoding="utf-8")  # of an earlier version
+    assert module.Subject(model, path).rows == []
     path.write_text('{"weights": "', encoding="utf-8")
     with pytest.raises(PhinError, match=r"figures\.json is damaged"):
         module.Subject(model, path)

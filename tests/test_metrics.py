@@ -257,7 +257,9 @@ def test_evaluation_sets_generated_pictures_beside_real_ones():
     assert table["frechet_cells"] == table["frechet"]["n"] == table["digits"]["n"] == sum(map(len, asked))
     assert table["strings"]["share"] == table["unseen_strings"]["rate"] == 1
     assert table["unseen_strings"]["n"] == sum(len(string) == 5 for string in asked)
-    assert table["frechet_over_floor"] == pytest.approx(table["frechet"]["value"] / table["floor"]["value"])
+    over = table["frechet_over_floor"]
+    assert over["value"] == pytest.approx(table["frechet"]["value"] / table["floor"]["value"])
+    assert 0 <= over["interval"][0] < over["value"] < over["interval"][1]
     assert apart(train)["frechet"] == apart(good)["floor"]
     assert apart(wrong)["frechet"]["value"] == pytest.approx(apart(good)["frechet"]["value"])
     assert result(wrong)["strings"]["right"] == sum(len(set(string)) == 1 for string in asked)

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from phin.errors import PhinError
 from phin.metrics.density_coverage import coverage, density
-from phin.metrics.figure import figure
+from phin.metrics.features import Seen
+from phin.metrics.figure import figure, known
 from phin.metrics.frechet import frechet_distance, frechet_estimate, moments
 from phin.metrics.inception_score import certainty, inception_score
-from phin.metrics.jackknife import GROUPS, REACH, Estimate, jackknife
+from phin.metrics.jackknife import GROUPS, REACH, Estimate, jackknife, ratio
 from phin.metrics.jackknife import mean as mean_of
 from phin.metrics.kernel import kernel_distance
-from phin.metrics.measures import MEASURES
+from phin.metrics.measures import MEASURES, figures, measured
 from phin.metrics.memorisation import copying, nearest
 from phin.metrics.precision_recall import precision, recall
+from phin.metrics.summary import Summary
 
 BALLS: dict[str, Callable[..., Estimate]] = {
     "precision": precision,
@@ -52,6 +54,62 @@ def test_the_jackknife_of_a_mean_is_its_standard_error(values: list[float]) -> N
     found = jackknife(x.mean(), [float(np.delete(x, i).mean()) for i in range(len(x))])
     assert found.error == pytest.approx(x.std(ddof=1) / math.sqrt(len(x)), rel=1e-9, abs=1e-12)
     assert found.value == x.mean()
+
+
+def mean_by_groups(groups: list[float]) -> Estimate:
+    """A mean, by the jackknife over values that are groups of one."""
+    k, total = len(groups), math.fsum(groups)
+    return jackknife(total / k, [(total - one) / (k - 1) for one in groups])
+
+
+def test_a_ratio_has_the_errors_of_both_less_what_they_share() -> None:
+    deviations = np.array([[1, -1, 0, 0], [0, 0, 2, -2]])  # not correlated
+    above, below = (mean_by_groups([*(mean + d)]) for mean, d in zip((400, 100), deviations, strict=True))
+    found = ratio(above, below)
+    assert found is not None
+    assert found.value == 4
+    relative = math.hypot(above.error / 400, below.error / 100)
+    assert found.error / found.value == pytest.approx(relative, rel=1e-3)  # of first order
+    shared = ratio(mean_by_groups([300.0, 330.0, 360.0]), mean_by_groups([100.0, 110.0, 120.0]))
+    assert shared is not None
+    assert (shared.value, shared.error) == (3, pytest.approx(0, abs=1e-12))
+
+
+def summed(x: Tensor) -> Summary:
+    """Of pictures with these features, and of any class."""
+    summary = Summary(len(x))
+    summary.add(range(len(x)), Seen(x, torch.zeros(len(x), 2)))
+    return summary
+
+
+def test_there_is_no_ratio_over_nothing() -> None:
+    one, nothing = mean_by_groups([1.0, 2.0]), mean_by_groups([0.0, 0.0])
+    assert ratio(one, nothing) is None
+    assert ratio(one, mean_by_groups([0.0, 1.0])) is None  # which it is without a group
+    assert ratio(nothing, one) == jackknife(0.0, [0.0, 0.0])
+
+
+def test_the_ratio_to_a_floor_leaves_out_a_tenth_of_all_three_sets() -> None:
+    sets = [drawn(200, 3, 0.4), drawn(200, 3, 0.1), drawn(200, 3)]
+    made, others, real = map(summed, sets)
+    table = figures(made, others, real, measured(others, real), "test")
+    told = table["frechet"]["over_floor"]
+
+    def over(made: Tensor, others: Tensor, real: Tensor) -> float:
+        reference = moments(real)
+        return frechet_distance(moments(made), reference) / frechet_distance(moments(others), reference)
+
+    left = [over(*(without(x, group) for x in sets)) for group in range(GROUPS)]
+    expected = jackknife(over(*sets), left)
+    assert told["value"] == pytest.approx(expected.value, rel=1e-9)
+    assert told["error"] == pytest.approx(expected.error, rel=1e-6)
+
+
+def test_what_one_cannot_tell_is_none() -> None:
+    alone = mean_of(torch.tensor([2.0]))
+    assert known(alone) == {"value": 2.0, "error": None, "interval": None}
+    assert figure(alone, 1, "test") == {**known(alone), "n": 1, "reference": {"split": "test", "n": 1}}
+    assert known(Estimate(-1.0, 0.0))["interval"] == [-1, -1]
 
 
 def test_the_interval_is_students() -> None:

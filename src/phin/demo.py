@@ -12,6 +12,7 @@ from phin import models, report
 from phin.data.numbers import random_strings
 from phin.diffusion.level import Level
 from phin.evaluation import Plan, evaluate, rows
+from phin.evaluation.subject import FORMAT
 from phin.machine import in_words, machine
 from phin.metrics import reading
 from phin.models import Model, Watch
@@ -63,6 +64,7 @@ def demo(
 def _measured(model: Model, reader: Model, plan: Plan, path: Path, watch: Watch | None) -> dict[str, Any]:
     """The figures of these very weights: those noted in a file, or new ones, noted there."""
     of = {
+        "format": FORMAT,
         "weights": digest(model.net),
         "reader": digest(reader.net),
         "plan": asdict(plan),

@@ -1,6 +1,5 @@
 """The likelihood of 8-bit images under a trained model, in bits a dimension, with all that it depends on."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from phin.metrics import activity
 from phin.metrics.curve import Part
 from phin.metrics.curve import curve as levels_of
 from phin.metrics.elbo import BOUNDS
-from phin.metrics.jackknife import Estimate
+from phin.metrics.figure import ANY, figure, known
 from phin.metrics.likelihood import METHODS, Bounding, Likelihood, Options, lossless, measure
 from phin.models import Model
 from phin.pictures import to_bytes
@@ -118,8 +117,8 @@ def nll(
         "dims": found.dims,
         "condition": condition if sample.cond else "none",
         "method": method,
-        "bits_per_dim": _rate(found.total),
-        "terms": {name: _rate(rate) for name, rate in found.terms.items()},
+        "bits_per_dim": figure(found.total, found.images, split, ends=ANY),
+        "terms": {name: known(rate) for name, rate in found.terms.items()},
         "nats": found.nats,
         "calls": found.calls,
         "converged": found.converged,
@@ -292,7 +291,7 @@ def _curve(
     parts = levels_of(net, sample, way, batch=batch, watch=watch)
     if way.steps is None:
         points = [
-            {"log_snr": [part.first, part.last], **_rate(part.rate), "draws": part.draws} for part in parts
+            {"log_snr": [part.first, part.last], **known(part.rate), "draws": part.draws} for part in parts
         ]
         return {"unit": "bits/dim for each nat of log-SNR", "points": points}
     if way.steps[0] == 2:
@@ -302,22 +301,12 @@ def _curve(
         {
             "steps": [int(part.first), int(part.last)],
             "log_snr": way.schedule.log_snr(torch.tensor([part.first, part.last]).double() / T).tolist(),
-            **_rate(part.rate),
+            **known(part.rate),
             "draws": part.draws,
         }
         for part in parts
     ]
     return {"unit": "bits/dim for each step", "points": points}
-
-
-def _rate(rate: Estimate) -> dict[str, Any]:
-    """JSON-able; of a single image the error is not known, nor the interval."""
-    known = not math.isnan(rate.error)
-    return {
-        "value": rate.value,
-        "error": rate.error if known else None,
-        "interval": list(rate.interval) if known else None,
-    }
 
 
 def _cells(rate: dict[str, Any]) -> list[str]:

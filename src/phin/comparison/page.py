@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -79,9 +79,14 @@ class Cell:
     value: float
     text: str
     under: str = ""
+    """What else is said of it."""
     error: float = 0.0
-    more: str = ""
-    """What a pointer upon it shows."""
+    spread: str = ""
+    """The error in words."""
+    interval: str = ""
+    """Of 95 %, in words."""
+    of: str = ""
+    """Of how many it is, and by what it was measured."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,14 @@ class Line:
     cells: tuple[Cell | None, ...]
     real: Cell | None = None
     better: Literal["low", "high"] | None = None
+    same: "Line | None" = None
+    """The line whose best are its own, for it is the same but for a factor, whose error all cells share."""
 
     @property
     def best(self) -> set[int]:
         """Which is the best, and which are not told apart from it; none if that is true of all."""
+        if self.same is not None:
+            return self.same.best
         there = {i: cell for i, cell in enumerate(self.cells) if cell is not None}
         if self.better is None or len(there) < 2:
             return set()
@@ -132,11 +141,12 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
         title = f"{measure.title} ({eyes})"
         cells = tuple(map(_estimate, each))
         fewer = f", real ones {floor['n']:,}" if floor.get("n", n) != n else ""
-        pictures.append(Line(title, f"n = {n:,}{fewer}", cells, _estimate(floor), BETTER.get(name)))
+        line = Line(title, f"n = {n:,}{fewer}", cells, _estimate(floor), BETTER.get(name))
+        pictures.append(line)
         if name == "frechet":
-            ratios = tuple(_ratio(one) for one in each)
-            real = Cell(1, "1")
-            pictures.append(Line("times the floor", "which is real pictures' own", ratios, real, "low"))
+            ratios = tuple(_estimate(one and one["over_floor"]) for one in each)
+            note, real = "which is real pictures' own", Cell(1, "1")
+            pictures.append(Line("times the floor", note, ratios, real, "low", line))
     if any("label" in one for one in quality):
         known = next(one["label"] for one in quality if "label" in one)
         cells = tuple(_share(one["label"]) if "label" in one else None for one in quality)
@@ -195,29 +205,21 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
 def _estimate(one: dict[str, Any] | None) -> Cell | None:
     if one is None:
         return None
-    more = _interval(one, "{:.3g}")
-    return Cell(one["value"], f"{one['value']:.3g}", f"± {one['error']:.2g}", one["error"], more)
+    return _cell_of(one, f"{one['value']:.3g}", f"± {one['error']:.2g}", "{:.3g}")
 
 
-def _interval(one: dict[str, Any], form: str, scale: float = 1.0) -> str:
-    """What is 95 % sure, and of how many it is, as far as both are known."""
-    if one.get("interval") is None:
-        return ""
+def _cell_of(one: dict[str, Any], text: str, spread: str, form: str, scale: float = 1.0) -> Cell:
+    """A figure with its interval, and of how many it is, as far as that is known."""
     low, high = (form.format(scale * end) for end in one["interval"])
     by = one.get("reference")
-    against = f"; n = {one['n']:,} against {by['n']:,} ({by['split']})" if by else ""
-    return f"95 %: {low} to {high}{against}"
-
-
-def _ratio(one: dict[str, Any] | None) -> Cell | None:
-    if one is None or (over := one["over_floor"]) is None:
-        return None
-    return Cell(over, f"{over:.3g}", "", one["error"] / one["floor"]["value"])
+    of = f"n = {one['n']:,} against {by['n']:,} ({by['split']})" if by else ""
+    value = one["value"] if "value" in one else one["rate"]
+    return Cell(value, text, "", one["error"], spread, f"[{low}, {high}]", of)
 
 
 def _share(label: dict[str, Any]) -> Cell:
-    words, more = percent(label["rate"], label["error"]), _interval(label, "{:.2f} %", 100)
-    return Cell(label["rate"], *_parted(words), label["error"], more)
+    text, _, error = percent(label["rate"], label["error"]).partition(" ± ")
+    return _cell_of(label, text, f"± {error}", "{:.2f}", 100)
 
 
 def _active(quality: dict[str, Any]) -> Cell | None:
@@ -230,19 +232,13 @@ def _active(quality: dict[str, Any]) -> Cell | None:
     return Cell(on / units, f"{on:,} of {units:,}", "\n".join(each) if len(each) > 1 else "")
 
 
-def _parted(text: str) -> tuple[str, str]:
-    value, _, error = text.partition(" ± ")
-    return value, f"± {error}"
-
-
 def _bits(likelihood: dict[str, Any]) -> Cell | None:
     """By how many bits, and by which method."""
     if "none" in likelihood:
         return None
     rate = likelihood["bits_per_dim"]
-    error = rate["error"] or 0.0
-    small, more = f"± {error:.2g}, {likelihood['method']}", _interval(rate, "{:.4f}")
-    return Cell(rate["value"], f"{rate['value']:.3f}", small, error, more)
+    cell = _cell_of(rate, f"{rate['value']:.3f}", f"± {rate['error']:.2g}", "{:.3f}")
+    return replace(cell, under=likelihood["method"])
 
 
 def _minutes(training: dict[str, Any]) -> Cell:
@@ -306,7 +302,7 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _plain(cell: Cell | None) -> str:
-    return NONE if cell is None else f"{cell.text} {cell.under}".rstrip()
+    return NONE if cell is None else " ".join(filter(None, (cell.text, cell.spread, cell.under)))
 
 
 # The page
@@ -336,7 +332,9 @@ def nearest(found: dict[str, Any]) -> str:
     there = {i: cell for i, cell in enumerate(line.cells) if cell is not None}
     best = min(there, key=lambda i: there[i].value)
     over = made[best]["quality"]["measures"]["frechet"]["over_floor"]
-    far = f", {over:.3g} times as far from test pictures as real training pictures are" if over else ""
+    far = (
+        f", {over['value']:.3g} times as far from test pictures as real training pictures are" if over else ""
+    )
     ties = " and ".join(made[i]["title"] for i in sorted(line.best - {best}))
     return f"Nearest to the data is {made[best]['title']}{far}{ties and f'; {ties} cannot be told from it'}."
 
@@ -358,7 +356,7 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
     )
     yield report.section(
         "Near, sharp and varied",
-        "Left, the Frechet distance from test pictures, as a multiple of that of real training pictures. "
+        "Left, the Frechet distance from test pictures; the dotted line is that of real training pictures. "
         "Right, the share of drawn pictures that lie among real ones (precision), and of real ones among "
         "drawn ones (recall): a model that has lost modes is low, one that draws no pictures of the kind is "
         "far left. Bars are standard errors.",
@@ -368,9 +366,9 @@ def _sections(found: dict[str, Any], data: Data, pages: Sequence[Shown]) -> Iter
         "All figures",
         f"{n:,} pictures of each model against test pictures, rounded to 8 bits, in the features of the "
         f"{features['name']} ({features['dims']:,} of them). The column real pictures is what as many "
-        "training pictures get: the floor of a distance, and of a share what can be had. ± is one standard "
-        "error, of the sample and not of another training; a pointer on a figure shows its interval of "
-        "95 %. In colour is the best, with what two standard errors do not tell from it.",
+        "training pictures get: the floor of a distance, and of a share what can be had. Below a figure is "
+        "its interval of 95 %, for another sample and not for another training; a pointer on it shows one "
+        "standard error. In colour is the best, with what two standard errors do not tell from it.",
         _table(found, every),
         *_reasons(made),
     )
@@ -452,8 +450,10 @@ def _table(found: dict[str, Any], every: dict[str, list[Line]]) -> str:
 def _cell(cell: Cell | None, best: bool = False) -> str:
     if cell is None:
         return f"<td>{NONE}</td>"
-    more = f' title="{escape(cell.more)}"' if cell.more else ""
-    return f"<td{' class=best' if best else ''}{more}>{escape(cell.text)}{_small(cell.under)}</td>"
+    more = "; ".join(filter(None, (cell.spread, cell.of)))
+    title = f' title="{escape(more)}"' if more else ""
+    under = _small("\n".join(filter(None, (cell.interval, cell.under))))
+    return f"<td{' class=best' if best else ''}{title}>{escape(cell.text)}{under}</td>"
 
 
 def _small(text: str) -> str:
@@ -520,17 +520,16 @@ def _distances(made: Sequence[dict[str, Any]]) -> str:
 
     def draw(axes: "Axes") -> None:
         _logarithmic(axes.xaxis, axes.set_xscale)
-        axes.axvline(1, color=report.QUIET, ls=":", lw=1.2)
         for i, one in found.items():
-            floor = one["floor"]["value"]
-            value, error = one["value"] / floor, one["error"] / floor
+            axes.axvline(one["floor"]["value"], color=report.QUIET, ls=":", lw=1.2)
+            value, error = one["value"], one["error"]
             axes.errorbar(
                 value, i, xerr=min(error, 0.95 * value), fmt="o", ms=6, color=_style(i)["color"], lw=1.6
             )
         axes.set_yticks(range(len(made)), [model["title"] for model in made])
         axes.set_ylim(len(made) - 0.5, -0.5)
 
-    return report.plot([draw], "times the distance of real pictures", "", size=HALF)
+    return report.plot([draw], "Frechet distance", "", size=HALF)
 
 
 def _precision_recall(made: Sequence[dict[str, Any]]) -> str:

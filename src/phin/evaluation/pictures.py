@@ -330,7 +330,7 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
         made, floor = (plus_minus(one) for one in (found, found["floor"]))
         if (k := found["floor"]["n"]) != found["n"]:
             floor += f" (n = {k:,})"
-        ratio = "" if found["over_floor"] is None else f"{found['over_floor']:.3g}"
+        ratio = "" if found["over_floor"] is None else plus_minus(found["over_floor"])
         lines.append([f"{measure.title} ({figures['features']})", made, floor, ratio, f"{found['n']:,}"])
     for name in ("pixels", "features") if "memorisation" in figures else ():
         found = figures["memorisation"][name]

@@ -15,7 +15,7 @@ from phin.data.numbers import Numbers, held_out, random_strings
 from phin.errors import PhinError
 from phin.evaluation.drawing import Drawing
 from phin.evaluation.plan import PromptPlan, enough
-from phin.evaluation.table import HEADING, percent
+from phin.evaluation.table import HEADING, percent, plus_minus
 from phin.metrics import reading
 from phin.metrics.summary import fewest
 from phin.nets.classifier import Classifier
@@ -105,6 +105,6 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
             made, share = percent(found["rate"], found["error"]), percent(found["share"])
             lines.append([title, made, real, share, f"{found['n']:,}"])
     made, floor = (f"{d['value']:.3f} ± {d['error']:.3f}" for d in (figures["frechet"], figures["floor"]))
-    ratio = figures["frechet_over_floor"]
+    ratio = "" if (over := figures["frechet_over_floor"]) is None else plus_minus(over)
     count = f"{figures['frechet_cells']:,}"
-    return [*lines, ["Frechet distance of cells", made, floor, f"{ratio:.1f}" if ratio else "", count]]
+    return [*lines, ["Frechet distance of cells", made, floor, ratio, count]]

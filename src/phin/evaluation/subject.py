@@ -12,13 +12,16 @@ from phin.training.checkpoint import digest, write_json
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2  # of figures that are kept; those of another are measured anew
+
 
 class Subject:
     """A trained model and its figures, which are kept in a JSON file and never measured twice.
 
     Args:
         model: The model.
-        path: The file. Figures of other weights, as of an earlier stage of the training, are dropped.
+        path: The file. Figures of other weights, as of an earlier stage of the training, are dropped, and
+            those of another format.
         steps: How many it was trained for, if it was trained here.
 
     Raises:
@@ -32,7 +35,7 @@ class Subject:
         if path.exists():
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))
-                if kept["weights"] == self.weights:
+                if (kept["weights"], kept.get("format")) == (self.weights, FORMAT):
                     self.rows = [{"asked": row["asked"], "found": row["found"]} for row in kept["rows"]]
             except (ValueError, TypeError, LookupError) as error:
                 raise PhinError(f"{path} is damaged ({error!r}); remove it, to measure anew") from error
@@ -47,6 +50,6 @@ class Subject:
         log.info("measuring %s of %s%s", figure.__name__, self.model.path, f": {choices}" if how else "")
         found = json.loads(json.dumps(figure(self.model, **how)))
         self.rows.append({"asked": asked, "found": found})
-        write_json(self.path, {"weights": self.weights, "rows": self.rows})
+        write_json(self.path, {"format": FORMAT, "weights": self.weights, "rows": self.rows})
         self.news = True
         return found

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phin.errors import PhinError
-from phin.metrics.jackknife import Estimate
+from phin.metrics.jackknife import Estimate, jackknife
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +59,9 @@ def inception_score(splits: Sequence[Certainty]) -> Estimate:
         raise PhinError(
             f"splits of {counts or 'no'} pictures have no Inception Score; give 2 or more with pictures"
         )
-    scores = torch.tensor(
-        [
-            math.exp(float(torch.special.entr(split.total / split.n).sum()) - split.entropy / split.n)
-            for split in splits
-        ],
-        dtype=torch.float64,
-    )
-    return Estimate(float(scores.mean()), float(scores.std()) / math.sqrt(len(scores)))
+    scores = [
+        math.exp(float(torch.special.entr(split.total / split.n).sum()) - split.entropy / split.n)
+        for split in splits
+    ]
+    k, total = len(scores), math.fsum(scores)
+    return jackknife(total / k, [(total - one) / (k - 1) for one in scores])

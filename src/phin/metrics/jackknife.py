@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +24,8 @@ class Estimate:
     error: float
     reach: float = REACH
     """Errors from the value to the end of an interval of 95 %; by default of a jackknife over `GROUPS`."""
+    without: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    """Of a jackknife, the values without each group."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -52,4 +54,20 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
         The jackknife, the bootstrap and other resampling plans (Efron, 1982), chapter 3.
     """
     k, mean = len(without), math.fsum(without) / len(without)
-    return Estimate(value, math.sqrt((k - 1) / k * math.fsum((one - mean) ** 2 for one in without)))
+    error = math.sqrt((k - 1) / k * math.fsum((one - mean) ** 2 for one in without))
+    return Estimate(value, error, without=tuple(without))
+
+
+def ratio(above: Estimate, below: Estimate) -> Estimate | None:
+    """One estimate over another, by the `jackknife` that leaves out a group of all that went into both.
+
+    So the error is that of both, less what they have in common, such as a reference.
+
+    Args:
+        above: Of a jackknife.
+        below: Of one over as many groups. Where it is 0, or is without a group, there is no ratio.
+    """
+    if not (below.value and all(below.without)):
+        return None
+    pairs = zip(above.without, below.without, strict=True)
+    return jackknife(above.value / below.value, [a / b for a, b in pairs])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from phin.metrics.density_coverage import coverage, density
-from phin.metrics.figure import figure
+from phin.metrics.figure import ANY, POSITIVE, figure, known
 from phin.metrics.frechet import frechet_estimate
 from phin.metrics.inception_score import inception_score
-from phin.metrics.jackknife import Estimate
+from phin.metrics.jackknife import Estimate, ratio
 from phin.metrics.kernel import kernel_distance
 from phin.metrics.precision_recall import precision, recall
 from phin.metrics.summary import Summary
@@ -26,11 +26,10 @@ class Measure:
     """Whether it goes by the first of both sets only, whose features are kept, and not by all."""
     ratio: bool = True
     """Whether it makes sense to divide it by that of real pictures."""
-    ends: tuple[float, float] = (0.0, math.inf)
+    ends: tuple[float, float] = POSITIVE
     """Between which values it can be."""
 
 
-ANY = (-math.inf, math.inf)
 SHARE = (0.0, 1.0)
 SCORE = (1.0, math.inf)
 
@@ -72,9 +71,10 @@ def figures(
     for name, measure in MEASURES.items():
         made, least = found[name], floor[name]
         n, k, m = (min(s.n, s.kept) if measure.by_first else s.n for s in (x, others, real))
+        over = ratio(made, least) if measure.ratio and k == n else None
         table[name] = {
             **figure(made, n, split, m, measure.ends),
             "floor": figure(least, k, split, m, measure.ends),
-            "over_floor": made.value / least.value if measure.ratio and least.value and k == n else None,
+            "over_floor": None if over is None else known(over, POSITIVE),
         }
     return table

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from phin.data.base import from_integers
 from phin.errors import PhinError
-from phin.metrics.figure import figure
+from phin.metrics.figure import POSITIVE, figure, known
 from phin.metrics.frechet import Moments, frechet_estimate, moments
-from phin.metrics.jackknife import NORMAL
+from phin.metrics.jackknife import NORMAL, ratio
 from phin.nets.classifier import Classifier
 from phin.pictures import to_bytes
 
@@ -241,10 +241,10 @@ def distances(
     """
     drawn, evaluation, training = (cell_moments(reader, pictures) for pictures in (generated, real, train))
     distance, floor = (frechet_estimate(groups, evaluation) for groups in (drawn, training))
-    n = sum(group.n for group in drawn)
+    n, over = sum(group.n for group in drawn), ratio(distance, floor)
     return {
         "frechet": figure(distance, n, "test"),
         "floor": figure(floor, n, "test"),
-        "frechet_over_floor": distance.value / floor.value if floor.value else None,
+        "frechet_over_floor": None if over is None else known(over, POSITIVE),
         "frechet_cells": n,
     }
