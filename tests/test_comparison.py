@@ -38,15 +38,18 @@ from phin.evaluation.costs import operations
 from phin.families.autoencoder import Autoencoder
 from phin.families.base import OneShot
 from phin.families.gan import GANConfig
+from phin.families.latent import KLConfig
 from phin.families.vae import VAEConfig
 from phin.metrics.features import Features, Reader, Seen
 from phin.models import Model
+from phin.nets.unet import UNetConfig
 from phin.nll import nll
-from phin.recipes import RECIPES, Facts, GANRecipe, Recipe, VAERecipe
+from phin.recipes import RECIPES, Facts, GANRecipe, KLAutoencoderRecipe, Recipe, VAERecipe
 from phin.recipes.features import FEATURES
 from phin.training.adversarial import Adversarial
 from phin.training.autoencoding import Autoencoding
 from phin.training.checkpoint import read_weights
+from phin.training.compression import Compression
 from phin.training.loop import Losses, Task
 
 if TYPE_CHECKING:
@@ -269,6 +272,38 @@ def test_what_a_training_took(found: dict[str, Any]) -> None:
         assert took["flops_an_image"] == pytest.approx(operations(model, DATA))
         assert took["flops"] == pytest.approx(10 * took["steps"] * operations(model, DATA))
         assert row["parameters"] == sum(p.numel() for p in model.net.parameters())
+
+
+def test_what_a_latent_model_took_is_told_with_its_autoencoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = KLAutoencoderRecipe(
+        data="mnist", net=KLConfig(channels=(8, 16), latents=3, patch=1), train=tiny.BRIEF
+    )
+    monkeypatch.setattr(Compression, "validate", Autoencoding.validate)
+    first = phin.train(before, tmp_path / "before")
+    latent = replace(
+        tiny.LABELLED,
+        data="mnist",
+        net=UNetConfig(channels=(16,), blocks=1, patch=1, attention=(False,)),
+        train=SELDOM,
+        sample=replace(tiny.SAMPLE, threshold="none"),
+        autoencoder=str(first.folder),
+    )
+    monkeypatch.setitem(RECIPES, "tiny-latent", latent)
+    found = compare(["tiny-latent:1", "tiny-vae:1"], out=tmp_path / "both", plan=PLAN)
+    took, model = found["models"][0]["training"], phin.load(first.folder)
+    state = model.metadata["training"]["state"]
+    assert took["autoencoder_minutes"] == state["seconds"] / 60
+    assert took["autoencoder_flops"] == pytest.approx(operations(model, DATA) * state["examples"])
+    assert "autoencoder_flops" not in found["models"][1]["training"]
+    lines = {line.title: line.cells for line in page.groups(found)["What it took"]}
+    for title, form in (("minutes", page.plain), ("flops", page.si)):
+        cell, other = lines[{"minutes": "minutes of training", "flops": "operations of training"}[title]]
+        assert cell is not None
+        assert other is not None
+        assert (cell.text, cell.under) == (form(took[title]), f"+ {form(took[f'autoencoder_{title}'])}")
+        assert other.under == ""
 
 
 def test_minutes_are_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

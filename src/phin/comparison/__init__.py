@@ -14,6 +14,7 @@ from phin.comparison.page import Shown, report_page, shown
 from phin.data import Data
 from phin.errors import PhinError
 from phin.evaluation import pictures
+from phin.evaluation.costs import costs
 from phin.evaluation.drawing import Bar, silent
 from phin.evaluation.subject import Subject
 from phin.machine import machine
@@ -150,6 +151,6 @@ def _training(
     }
     recipe = entrant.recipe
     if isinstance(recipe, DiffusionRecipe) and recipe.autoencoder:
-        before = models.load(recipe.autoencoder).metadata["training"]["state"]
-        known["autoencoder_minutes"] = before["seconds"] / 60
+        before = costs(models.load(recipe.autoencoder), data)
+        known |= {f"autoencoder_{name}": before[f"training_{name}"] for name in ("minutes", "flops")}
     return known

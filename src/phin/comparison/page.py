@@ -170,18 +170,18 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
     n = max((model["likelihood"].get("images", 0) for model in made), default=0)
     note = f"upper bounds, on {n:,} test images" if n else ""
     training = [model["training"] for model in made]
-    both = "and of the autoencoder" if any("autoencoder_minutes" in one for one in training) else ""
+    both = "below, of the autoencoder before" if any("autoencoder_minutes" in one for one in training) else ""
     return {
         "What it draws": pictures,
         "How likely it holds test images": [Line("bits a dimension", note, tuple(likely), None, "low")],
         "What it took": [
-            Line("minutes of training", both, tuple(map(_minutes, training))),
+            Line("minutes of training", both, tuple(_taken(one, "minutes", plain) for one in training)),
             _counts("steps", "", [one["steps"] for one in training], plain),
             _counts("epochs", "times that it saw the data", [one["epochs"] for one in training], plain),
             _counts("milliseconds a step", "", [one["milliseconds_a_step"] for one in training], plain),
             _counts("images a second", "in training", [one["images_per_second"] for one in training], plain),
             _counts("operations an image", "in training", [one["flops_an_image"] for one in training], si),
-            _counts("operations in all", "of training", [one["flops"] for one in training], si),
+            Line("operations of training", both, tuple(_taken(one, "flops", si) for one in training)),
         ],
         "What it is": [
             _counts("parameters", "", [model["parameters"] for model in made], si),
@@ -241,9 +241,10 @@ def _bits(likelihood: dict[str, Any]) -> Cell | None:
     return replace(cell, under=likelihood["method"])
 
 
-def _minutes(training: dict[str, Any]) -> Cell:
-    minutes, before = training["minutes"], training.get("autoencoder_minutes")
-    return Cell(minutes, f"{minutes:.3g}", "" if before is None else f"+ {before:.3g}")
+def _taken(training: dict[str, Any], what: str, form: Callable[[float], str]) -> Cell:
+    """By a training, and below by that of its autoencoder."""
+    own, before = training[what], training.get(f"autoencoder_{what}")
+    return Cell(own, form(own), "" if before is None else f"+ {form(before)}")
 
 
 def _counts(
