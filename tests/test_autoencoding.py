@@ -45,8 +45,8 @@ class Sheets(Endless):
     def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         return self._batch(stream(seed, "sheets", step), size, rows)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
-        return self._batch(stream(seed, f"sheets {which}"), n or 40, WHOLE)
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
+        return self._batch(stream(seed, f"sheets {which}"), n or 40, rows)
 
     def _batch(self, rng: np.random.Generator, n: int, rows: slice) -> Batch:
         label = rng.integers(0, 4, n)

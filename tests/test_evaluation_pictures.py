@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from phin import data as datasets
 from phin import models
 from phin.cli import main
-from phin.data.base import Images, Part, from_integers
+from phin.data.base import Batch, Images, Part, from_integers
 from phin.diffusion.denoiser import Denoiser
 from phin.diffusion.noise import Noise, seeded
 from phin.diffusion.parameterization import x as predicts_x
@@ -51,6 +51,7 @@ from phin.training.checkpoint import save_weights
 
 PLAN = PicturePlan(n=200, kept=100, compared=50)
 LOW = 25
+JUST_LESS = 199  # than are measured
 
 
 def squares(n: int, seed: int) -> Part:
@@ -392,6 +393,44 @@ def test_pictures_are_looked_at_many_at_once() -> None:
     assert looked == [200, 301, 200]  # test and training pictures, and what is drawn
 
 
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_real_pictures_are_held_some_at_a_time(
+    mnist: Images, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all is found as if they were all there, but near ones, which are sought among the first."""
+    monkeypatch.setenv("PHIN_CACHE", str(tmp_path))
+    plan = replace(PLAN, n=240, reference=split)
+    whole = Reference(mnist, Brightness(), plan)
+    monkeypatch.setattr(pictures, "HELD", 70)
+    monkeypatch.setattr(pictures, "READ", 32)
+    for eye in (Brightness(), Slow(), Slow()):  # of the last, what it makes of each part is kept
+        parts = Reference(mnist, eye, plan)
+        assert (len(parts.pictures), len(parts.near), len(parts.near_features)) == (70, 70, 70)
+        assert torch.equal(parts.pictures, whole.pictures[:70])
+        assert torch.equal(parts.near, whole.near[:70])
+        assert torch.equal(parts.near_features, whole.near_features[:70])
+        assert parts.digest == whole.digest
+        for ours, theirs in ((parts.test, whole.test), (parts.train, whole.train)):
+            assert (ours.n, ours.rate) == (theirs.n, theirs.rate)
+            assert torch.equal(ours.features, theirs.features)
+        for name, floor in whole.floor.items():
+            assert parts.floor[name].value == pytest.approx(floor.value, rel=1e-9)
+            assert parts.floor[name].error == pytest.approx(floor.error, rel=1e-6)
+        assert parts.label is not None
+        assert whole.label is not None
+        assert torch.equal(parts.label, whole.label)
+    assert eye.looked == 0  # pyright: ignore
+    sizes, read = list[int](), mnist.split
+
+    def noted(self: Images, *given: Any) -> Batch:
+        sizes.append(given[3].stop - given[3].start)
+        return read(*given)
+
+    monkeypatch.setattr(Images, "split", noted)
+    Reference(mnist, Brightness(), plan)
+    assert max(sizes) == 32
+
+
 def test_what_one_reference_knows_is_found_once(mnist: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     sought: list[int] = []
     monkeypatch.setattr(pictures, "nearest", lambda x, train: sought.append(len(x)) or nearest(x, train))
@@ -512,6 +551,7 @@ def share(out: str) -> None:
     datasets.DATA = {  # pyright: ignore[reportAttributeAccessIssue]
         "mnist": replace(datasets.DATA["mnist"], load=lambda: Images("mnist", SPLITS, tiny.DIGITS))  # pyright: ignore
     }
+    pictures.HELD = JUST_LESS
     dist.init_process_group("gloo")
     found = of(Squares())
     Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(found))
@@ -553,9 +593,11 @@ def test_two_processes_measure_a_training_as_one_does(tmp_path: Path) -> None:
         assert found["found"] == pytest.approx(alone["found"], rel=1e-5)
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one test picture would be left after those that are held at once, too."""
     program = "import sys, test_evaluation_pictures as here; here.share(sys.argv[1])"
     together.two(program, str(tmp_path))
+    monkeypatch.setattr(pictures, "HELD", JUST_LESS)
     alone = of(Squares())
     for rank in "01":
         found = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -21,7 +21,7 @@ from phin import models, nll
 from phin.cli import main
 from phin.data import encoded as encoding
 from phin.data import folder
-from phin.data.base import Batch, Endless, some
+from phin.data.base import WHOLE, Batch, Endless, some
 from phin.data.encoded import Encoded
 from phin.data.numbers import Numbers
 from phin.diffusion.denoiser import Denoiser
@@ -279,8 +279,8 @@ class Sheets(Endless):
     def train(self, seed: int, step: int, size: int, rows: slice = slice(None)) -> Batch:
         return Batch(normal(seed, "sheets", range(step * size, (step + 1) * size), (1, 4, 4))[rows], {}, size)
 
-    def split(self, which: str, n: int | None = None, seed: int = 0) -> Batch:
-        return Batch(normal(seed, which, range(n or 9), (1, 4, 4)), {}, n or 9)
+    def split(self, which: str, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
+        return Batch(normal(seed, which, range(n or 9)[rows], (1, 4, 4)), {}, n or 9)
 
 
 def test_in_pixels_latent_training_is_training() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phin.data.augment import Augmentation
-from phin.data.base import Batch, Endless, Which
+from phin.data.base import WHOLE, Batch, Endless, Which
 from phin.diffusion.denoiser import Prediction
 from phin.diffusion.guidance import classifier
 from phin.diffusion.level import Level, vp
@@ -39,15 +39,15 @@ class Shades(Endless):
     name, shape, classes, vocabulary = "shades", (1, SIDE, SIDE), 2, 0
     class_names, eight_bit = ("dark", "light"), False
 
-    def train(self, seed: int, step: int, size: int, rows: slice = slice(None)) -> Batch:
+    def train(self, seed: int, step: int, size: int, rows: slice = WHOLE) -> Batch:
         rng = stream(seed, "shades", step)
         label = torch.from_numpy(rng.integers(0, 2, size))
         x = torch.from_numpy(rng.standard_normal((size, *self.shape))).float()
         x = SPREAD * x + SHADE * (2 * label - 1).view(-1, 1, 1, 1)
         return Batch(x[rows], {"label": label[rows]}, size)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
-        return self.train(1 + seed, len(which), n or 1000)
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
+        return self.train(1 + seed, len(which), n or 1000, rows)
 
 
 class Exact(NoisyClassifier):

@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -184,7 +185,7 @@ def test_the_baseline_of_a_validation_reads_the_training_set_once(monkeypatch: p
     data, asked = datasets.load("digits"), []
     split = type(data).split
 
-    def noted(self: datasets.Data, which: Which, *arguments: int) -> Batch:
+    def noted(self: datasets.Data, which: Which, *arguments: Any) -> Batch:
         asked.append(which)
         return split(self, which, *arguments)
 

@@ -166,8 +166,8 @@ def calls(model: Model, choices: dict[str, Any]) -> int:
 
 def _asked(reference: Reference) -> dict[str, Any]:
     """What figures by a reference depend on: its pictures, and what looks at them."""
-    found = sha256(reference.pictures.numpy().tobytes())
+    found = reference.digest
     if isinstance(reference.features, Reader):
-        found.update(digest(reference.features.net).encode())
-    by = f"{reference.features.name} {found.hexdigest()[:16]}"
+        found = sha256(f"{found} {digest(reference.features.net)}".encode()).hexdigest()
+    by = f"{reference.features.name} {found[:16]}"
     return {"n": reference.n, "seed": reference.plan.seed, "reference": by}

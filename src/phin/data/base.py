@@ -75,8 +75,8 @@ class Data(Protocol):
         """The rows `rows` of the training batch of step `step`: the part of one process."""
         ...
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
-        """A fixed choice of `n` examples of a split, which are the first of those of a larger `n`."""
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
+        """Rows of a fixed choice of `n` examples of a split, which are the first of those of a larger `n`."""
         ...
 
 
@@ -257,8 +257,8 @@ class Images:
         """Rows of a batch of the endless shuffled stream of images."""
         return self._batch(self.splits["train"][self.order(seed, step, size, rows)], size)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
-        """The whole split in its own order, or `n` images of it drawn by `seed` without repetition.
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
+        """Rows of the whole split in its own order, or of `n` images drawn by `seed` without repetition.
 
         They are drawn because files have an order of their own: the first half of MNIST's test set is the
         easier one.
@@ -268,12 +268,12 @@ class Images:
         """
         part = self.splits[which]
         if n is None:
-            return self._batch(part, len(part))
+            return self._batch(part[rows], len(part))
         if not 0 < n <= len(part):
             raise PhinError(
                 f"{n} {which} images asked of {self.name}, which has {len(part)}; ask for 1 to {len(part)}"
             )
-        return self._batch(part[stream(seed, f"split {which}").permutation(len(part))[:n]], n)
+        return self._batch(part[stream(seed, f"split {which}").permutation(len(part))[:n][rows]], n)
 
     def _batch(self, part: Split, total: int) -> Batch:
         cond = {} if part.labels is None else {"label": part.labels.long()}

@@ -194,10 +194,10 @@ class Degraded(Derived):
         batch = self.pixels.train(seed, step, size, rows)
         return self._told(batch, stream(seed, "hidden", step).random((batch.total, 4))[rows])
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """The examples that the data would give, of which always the same is hidden."""
-        batch = self.pixels.split(which, n, seed)
-        return self._told(batch, stream(seed, f"hidden {which}").random((len(batch.x), 4)))
+        batch = self.pixels.split(which, n, seed, rows)
+        return self._told(batch, stream(seed, f"hidden {which}").random((batch.total, 4))[rows])
 
     def _told(self, batch: Batch, draws: Float[np.ndarray, "batch 4"]) -> Batch:
         x, cond, total = batch

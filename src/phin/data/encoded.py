@@ -67,11 +67,11 @@ class Encoded(Derived):
         places = [step * size + place for place in range(*rows.indices(total))]
         return Batch(_drawn(mean, log_var, normal(seed, "posterior", places, mean.shape[1:])), cond, total)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Latents of the examples that the data would give, always drawn in the same way."""
-        x, cond, total = self.pixels.split(which, n, seed)
+        x, cond, total = self.pixels.split(which, n, seed, rows)
         mean, log_var = self.encoder.encode(x)
-        noise = normal(seed, f"posterior {which}", range(len(x)), mean.shape[1:])
+        noise = normal(seed, f"posterior {which}", range(total)[rows], mean.shape[1:])
         return Batch(_drawn(mean, log_var, noise), cond, total)
 
     @cached_property

@@ -63,10 +63,10 @@ class Moving(Endless):
         """Fresh videos at every step."""
         return self._batch("train", stream(seed, self.name, step).random((size, 4))[rows], size)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Videos of the images of a split, apart from those of training even for "train"."""
         draws = stream(seed, f"{self.name} split {which}").random((SPLIT if n is None else n, 4))
-        return self._batch(which, draws, len(draws))
+        return self._batch(which, draws[rows], len(draws))
 
     def _batch(self, which: Which, draws: NDArray[np.float64], total: int) -> Batch:
         """Videos by draws in [0, 1): of the image, the velocity, and the two coordinates of the start."""

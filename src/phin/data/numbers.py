@@ -158,17 +158,18 @@ class Numbers(Endless):
         draws = stream(seed, "numbers", step).random((_pictures(size, length), 1 + 3 * LONGEST))
         return self._batch("train", length, draws[rows], len(draws), unseen=False)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Pictures of strings of three digits, held out or not (in "train" not), n // 3 of them.
 
         Args:
             which: Whose handwriting.
             n: Cells; as many as the split has images when nobody says.
             seed: Another choice for another seed.
+            rows: Of these pictures.
         """
         cells = len(self.handwriting[which].images) if n is None else n
         n_pictures = _pictures(cells, SPLIT_LENGTH)
-        draws = stream(seed, f"numbers split {which}").random((n_pictures, 1 + 3 * LONGEST))
+        draws = stream(seed, f"numbers split {which}").random((n_pictures, 1 + 3 * LONGEST))[rows]
         unseen = False if which == "train" else None
         return self._batch(which, SPLIT_LENGTH, draws, n_pictures, unseen)
 

@@ -34,13 +34,13 @@ class Points(Endless):
         drawn = self.draw(stream(seed, f"{self.name} train", step), size)[rows]
         return Batch(torch.from_numpy(drawn.astype(np.float32)), {}, size)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Points apart from those of training, even for "train": the same distribution."""
         n = SPLIT if n is None else n
         # What is drawn depends on how much is: so always as much at once, and the first ones stay the same.
         blocks = range(max(1, math.ceil(n / SPLIT)))
         drawn = [self.draw(stream(seed, f"{self.name} split {which}", k), SPLIT) for k in blocks]
-        return Batch(torch.from_numpy(np.concatenate(drawn)[:n].astype(np.float32)), {}, n)
+        return Batch(torch.from_numpy(np.concatenate(drawn)[:n][rows].astype(np.float32)), {}, n)
 
 
 def swiss_roll(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n 2"]:

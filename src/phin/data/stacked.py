@@ -43,10 +43,10 @@ class Stacked(Endless):
         """Fresh pictures at every step."""
         return self._batch("train", stream(seed, "stacked", step), size, rows)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Pictures of the images of a split; as many as it has images when nobody says."""
         n = len(self.images[which]) if n is None else n
-        return self._batch(which, stream(seed, f"stacked split {which}"), n, WHOLE)
+        return self._batch(which, stream(seed, f"stacked split {which}"), n, rows)
 
     def _batch(self, which: Which, rng: np.random.Generator, size: int, rows: slice) -> Batch:
         images = self.images[which]

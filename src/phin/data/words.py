@@ -128,10 +128,10 @@ class Words(Endless):
         draws = stream(seed, "words", step).random((size, 3 + 3 * LONGEST))[rows]
         return self._batch("train", draws, size, unseen=False)
 
-    def split(self, which: Which, n: int | None = None, seed: int = 0) -> Batch:
+    def split(self, which: Which, n: int | None = None, seed: int = 0, rows: slice = WHOLE) -> Batch:
         """Pictures of numbers, held out or not (in "train" not)."""
         draws = stream(seed, f"words split {which}").random((SPLIT if n is None else n, 3 + 3 * LONGEST))
-        return self._batch(which, draws, len(draws), unseen=False if which == "train" else None)
+        return self._batch(which, draws[rows], len(draws), unseen=False if which == "train" else None)
 
     def lessons(
         self, seed: int, step: int, size: int, rows: slice | Sequence[int] = WHOLE

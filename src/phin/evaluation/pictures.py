@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +19,7 @@ from jaxtyping import Float, Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from phin.data import Data
-from phin.data.base import Batch, Which
+from phin.data.base import Which
 from phin.errors import PhinError
 from phin.evaluation import seen
 from phin.evaluation.drawing import Bar, Drawing, silent
@@ -39,7 +41,8 @@ SHOWN = 100  # pictures in the grid
 PAIRS = 10  # most similar ones that are shown
 TRAINED: dict[str, tuple[Which, ...]] = {"test": ("train",), "train": ("train", "valid")}
 """What training pictures are, by the reference: other than it, or all that training could see."""
-LOOKED_THROUGH = 60_000  # training pictures, at most, for near ones
+READ = 4_096  # pictures that are read at once
+HELD = 60_000  # pictures in memory at once, and training pictures that near ones are sought among
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,14 @@ class Reference:
         trained = TRAINED[plan.reference]
         # Of how many samples the nearest training pictures are sought: their features are wanted, too.
         self.compared = min(plan.compared, self.n, plan.kept)
-        self.pictures, label = _some(data, ["test"], tests, plan.seed)
-        self.test, _ = _looked(features, self.pictures, label, tests, plan.kept)
+        test = _looked(data, ["test"], tests, tests, features, plan)
+        self.pictures, self.test, self.digest = test.pictures, test.summary, test.digest
         self.test.check("test pictures", features)
-        near = _most(data, trained, max(self.n, LOOKED_THROUGH)) if plan.compared else trainings
-        self.near, near_label = _some(data, trained, near, plan.seed)
-        self.train, self.near_features = _looked(features, self.near, near_label, trainings, plan.kept)
+        near = _most(data, trained, max(self.n, HELD)) if plan.compared else trainings
+        train = _looked(data, trained, near, trainings, features, plan)
+        self.near, self.near_features, self.train = train.pictures, train.features, train.summary
         self.train.check("training pictures", features)
-        sides = (self.test, label), (self.train, near_label)
+        sides = (self.test, test.label), (self.train, train.label)
         (self.real, _), (self.others, told) = sides if plan.reference == "test" else sides[::-1]
         # Of what is to be drawn: those of the floor, so that chance treats both alike.
         self.label = None if told is None else told[torch.arange(self.n) % self.others.n]
@@ -241,11 +244,6 @@ def _drawn(
     return summary.gathered(), whole(torch.cat(first))
 
 
-def _integers(x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """In parts, for the sake of memory."""
-    return torch.cat([to_integers(part) for part in x.split(4096)])
-
-
 def _most(data: Data, splits: Sequence[Which], n: int) -> int:
     """n, or as many pictures as there are in these splits together."""
     counts = [data.count(which) for which in splits]
@@ -253,24 +251,74 @@ def _most(data: Data, splits: Sequence[Which], n: int) -> int:
     return min(n, sum(known)) if len(known) == len(counts) else n
 
 
-def _some(
-    data: Data, splits: Sequence[Which], n: int, seed: int
-) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"] | None]:
-    """n pictures, and their labels if there are any: of the first split all it has, and then of the next."""
-    parts: list[Batch] = []
-    for which in splits:
-        if wanted := _most(data, [which], n - sum(len(part.x) for part in parts)):
-            parts.append(data.split(which, wanted, seed))
-    label = torch.cat([part.cond["label"] for part in parts]) if "label" in parts[0].cond else None
-    return torch.cat([_integers(part.x) for part in parts]), label
+class Looked(NamedTuple):
+    """What is known of real pictures that have been looked at."""
+
+    pictures: UInt8[Tensor, "first c h w"]
+    """The first `HELD` of them."""
+    features: Float[Tensor, "first dims"]
+    """Of these."""
+    label: Int64[Tensor, "n"] | None
+    """Of all, if there are labels."""
+    summary: Summary
+    """Of as many as were to be summed up."""
+    digest: str
+    """SHA-256 of all of them."""
 
 
 def _looked(
-    features: Features, pictures: UInt8[Tensor, "m c h w"], label: Tensor | None, n: int, kept: int
-) -> tuple[Summary, Float[Tensor, "m dims"]]:
-    """The summary of the first n pictures and the features of all, of which each process looks at a part."""
+    data: Data, splits: Sequence[Which], n: int, summed: int, features: Features, plan: Plan
+) -> Looked:
+    """Looks at n pictures, `HELD` at a time, which are then forgotten but for the first; sums up some."""
+    first: tuple[Tensor, Tensor] | None = None
+    labels, summary, found = list[Tensor](), Summary(plan.kept), sha256()
+    starts = range(0, max(n - process()[1], 0) + 1, HELD)  # so that each process has some of the last ones
+    for start, stop in pairwise([*starts, n]):
+        pictures, label = _some(data, splits, n, plan.seed, range(start, stop))
+        found.update(pictures.numpy().tobytes())
+        seen = _features(features, pictures, label, start, summed, summary)
+        first = first or (pictures[:HELD], seen[:HELD])
+        labels += [] if label is None else [label]
+    assert first is not None
+    return Looked(*first, torch.cat(labels) if labels else None, summary.gathered(), found.hexdigest())
+
+
+def _some(
+    data: Data, splits: Sequence[Which], n: int, seed: int, rows: range
+) -> tuple[UInt8[Tensor, "rows c h w"], Int64[Tensor, "rows"] | None]:
+    """Some of n pictures, and their labels if any: of the first split all it has, and then of the next."""
+    parts, labels, begin = list[Tensor](), list[Tensor](), 0
+    for which in splits:
+        count = _most(data, [which], n - begin)
+        own = range(count)[max(rows.start - begin, 0) : max(rows.stop - begin, 0)]
+        for start in own[::READ]:
+            x, cond, _ = data.split(which, count, seed, slice(start, min(start + READ, own.stop)))
+            parts.append(to_integers(x))
+            labels += [cond["label"]] if "label" in cond else []
+        begin += count
+    return torch.cat(parts), torch.cat(labels) if labels else None
+
+
+def _features(
+    features: Features,
+    pictures: UInt8[Tensor, "m c h w"],
+    label: Tensor | None,
+    begin: int,
+    summed: int,
+    summary: Summary,
+) -> Float[Tensor, "m dims"]:
+    """The features of pictures, of which each process looks at a part; adds some to the summary.
+
+    Args:
+        features: What looks at them.
+        pictures: The pictures.
+        label: Of each, if there are labels.
+        begin: The number of the first of them among all.
+        summed: Those before this number are summed up.
+        summary: Takes them in.
+    """
     rank, processes = process()
-    known, summary, every = seen.read(features, pictures), Summary(kept), list[Seen]()
+    known, every = seen.read(features, pictures), list[Seen]()
     places = range(rank, len(pictures), processes)
     for start in range(0, len(places), BATCH):
         rows = places[start : start + BATCH]
@@ -280,13 +328,14 @@ def _looked(
         else:
             found = Seen(*(part[own] for part in known))
         every.append(found)
-        if first := sum(place < n for place in rows):
-            labels = None if label is None else label[own][:first]
-            summary.add(rows[:first], Seen(*(part[:first] for part in found)), labels)
+        if wanted := sum(begin + place < summed for place in rows):
+            labels = None if label is None else label[own][:wanted]
+            numbers = range(begin + rows.start, begin + rows.stop, processes)[:wanted]
+            summary.add(numbers, Seen(*(part[:wanted] for part in found)), labels)
     if known is None:
         known = Seen(*(whole(torch.cat(parts)) for parts in zip(*every, strict=True)))
         seen.write(features, pictures, known)
-    return summary.gathered(), known.features
+    return known.features
 
 
 def _memorisation(
