@@ -16,8 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import phin
 from phin.diffusion.denoiser import Denoiser
@@ -176,14 +175,26 @@ def missing(library: Library) -> str | None:
     return None
 
 
+_aten: Any = torch.ops.aten
+ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
+        query, key, value
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, query, key, value, *__, **___: (
+        2 * sdpa_flop_count(query, key, value)
+    ),
+}
+"""The FLOPs of fused attention on a CPU, by the shapes that it gets, which the counter does not know: those
+of its two products, and of both gradients of each, as if nothing were computed again."""
+
+
 def flops(library: Library, net: nn.Module, training: bool = False) -> int:
     """Floating-point operations for one picture: a multiply-add is two.
 
-    Those of a forward pass, or of that and the backward pass. Attention is counted by its products, since
-    fused kernels of a CPU are unknown to the counter.
+    Those of a forward pass, or of that and the backward pass.
     """
     z, t = torch.zeros(1, 1, SIDE, SIDE), torch.full((1,), 0.5)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         if training:
             library.call(net, z, t).sum().backward()
             net.zero_grad()

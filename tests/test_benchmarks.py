@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import phin
 from phin.errors import PhinError
@@ -163,7 +165,11 @@ def test_attention_has_the_flops_of_its_products() -> None:
             return nn.functional.scaled_dot_product_attention(x, x, x).view_as(z)
 
     small = replace(library(1), build=Attention)
-    assert benchmark("contestants").flops(small, small.build()) == 4 * 49**2 * 16
+    contestants = benchmark("contestants")
+    assert contestants.flops(small, small.build()) == 4 * 49**2 * 16
+    assert contestants.flops(small, small.build(), training=True) == 3 * 4 * 49**2 * 16
+    with sdpa_kernel(SDPBackend.MATH):  # which the counter knows by itself
+        assert contestants.flops(small, small.build(), training=True) == 3 * 4 * 49**2 * 16
 
 
 def test_networks_are_alike_within_five_percent() -> None:
@@ -749,6 +755,46 @@ def test_a_peers_average_is_its_own_librarys() -> None:
     assert rates == pytest.approx([2e-7, 5e-5, 1e-4, 1e-4])
     assert ours.rate(10_000, 0.5) == pytest.approx(5e-5)
     assert ours.rate(10_000, 1.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_other_peers_steps_are_its_librarys_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves of a batch in [0, 1], as of its Trainer; and the defaults of ema_pytorch, told as there."""
+    quality, contestants = benchmark("time_to_quality"), benchmark("contestants")
+    given: list[torch.Tensor] = []
+
+    class Diffusion:
+        def __init__(self, net: nn.Module, image_size: int, timesteps: int) -> None:
+            assert (image_size, timesteps) == (28, 1000)
+            self.net = net
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            given.append(x)
+            return self.net(x, torch.zeros(len(x))).square().mean()
+
+    stand_in = types.ModuleType("denoising_diffusion_pytorch")
+    monkeypatch.setattr(stand_in, "GaussianDiffusion", Diffusion, raising=False)
+    monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", stand_in)
+    monkeypatch.setitem(contestants.LIBRARIES, "denoising-diffusion-pytorch", library(4))
+    monkeypatch.setattr(quality, "LIBRARIES", contestants.LIBRARIES)
+    peer = quality.Lucidrains(*[contestants.Setting()] * 2)
+    x = torch.rand(64, 1, 28, 28) * 2 - 1
+    before = {name: p.clone() for name, p in peer.net.named_parameters()}
+    peer.differentiate(x)
+    assert [len(part) for part in given] == [32, 32]
+    torch.testing.assert_close(torch.cat(given), (x + 1) / 2)
+    whole = torch.autograd.grad(Diffusion(peer.net, 28, 1000)((x + 1) / 2), [*peer.net.parameters()])
+    for parameter, gradient in zip(peer.net.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    peer.step(0, x, 0.0)
+    moved = max(float((p - before[name]).abs().max().detach()) for name, p in peer.net.named_parameters())
+    assert moved == pytest.approx(8e-5, rel=1e-2)  # Adam's first step is as long as the rate
+
+    for done in range(1, 500):
+        step = done - 1  # that ema_pytorch has counted
+        epoch = max(step + 1 - 100 - 1, 0)
+        copied = step <= 100
+        expected = 0.0 if copied else min(1 - (1 + epoch / 1.0) ** (-2 / 3), 0.995)
+        assert peer.decay(done) == (pytest.approx(expected) if step % 10 == 0 else None), done
 
 
 @pytest.mark.filterwarnings("ignore")  # of their own
