@@ -43,6 +43,9 @@ class TrainConfig:
     """Of the network's arithmetic; weights are float32. `auto` is bf16 where the hardware is fast at it."""
     compile: Choice = "auto"
     """Whether the network goes through torch.compile. `auto` tries it on a GPU, and keeps what is faster."""
+    recompute: bool = False
+    """Compute the blocks of a network again in the backward pass, in place of keeping what is inside: less
+    memory, slower steps, the same weights."""
     log_every: float = 0.005
     """Share of the budget between two records of the log."""
     validate_every: float = 0.1
@@ -98,6 +101,7 @@ FREE = (
     "recipe.measure",
     "recipe.sample",
     "train.compile",
+    "train.recompute",
     "train.minutes",
     "train.steps",
     "train.log_every",

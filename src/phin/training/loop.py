@@ -35,6 +35,7 @@ from phin.training.display import Display, counted
 from phin.training.ema import EMA
 from phin.training.log import LEVELS, Log, Meter
 from phin.training.optimizer import Optimizer
+from phin.training.recomputing import blocks, recomputing
 from phin.training.run import Result, Run, State
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def fit(
     main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     display = Display(silent=not main)
     compiling = Compiling(task.networks(), config.compile, accelerator.device, display.say)
+    again = blocks(task.model) if config.recompute else []
     if (fewest := task.fewest(config.batch)) < processes:
         raise PhinError(
             f"batch = {config.batch} has steps of {fewest} examples, too few for {processes} processes: "
@@ -276,6 +278,7 @@ def fit(
         log,
         display,
         _interruption(display) as interrupted,
+        recomputing(again),
         compiling,
     ):
         if state.step:
