@@ -159,7 +159,8 @@ class FewCalls(Digits):
                     "lw": 1.2,
                 }
                 if solver in TUNED:
-                    style |= {"color": colours["ink"], "lw": 2.2}
+                    dashes = ("-", "--", ":")[[*TUNED].index(solver)]
+                    style |= {"color": colours["ink"], "lw": 2.2, "ls": dashes}
                 distances = [one["value"] for one in curve.values()]
                 axes.plot([*curve], distances, marker="o", ms=3, label=solver, **style)
             axes.xaxis.set_major_locator(FixedLocator([*self.calls]))
