@@ -276,8 +276,8 @@ def _looked(
     for start, stop in pairwise([*starts, n]):
         pictures, label = _some(data, splits, n, plan.seed, range(start, stop))
         found.update(pictures.numpy().tobytes())
-        seen = _features(features, pictures, label, start, summed, summary)
-        first = first or (pictures[:HELD], seen[:HELD])
+        known = _features(features, pictures, label, start, summed, summary)
+        first = first or (pictures[:HELD], known[:HELD])
         labels += [] if label is None else [label]
     assert first is not None
     return Looked(*first, torch.cat(labels) if labels else None, summary.gathered(), found.hexdigest())
