@@ -587,11 +587,8 @@ def log_prob(
     return LogProb(nats, dims * trace.std_error(traces), solution._replace(y=(size * u).to(x)))
 
 
-TRACES: dict[str, Callable[..., Trace]] = {"exact": Exact, "hutchinson": Hutchinson}
-"""Name -> factory."""
-
 LAWS: dict[str, Law] = {"rademacher": rademacher, "gaussian": gaussian}
-"""Laws of probes, which `hutchinson(10, gaussian)` may name."""
+"""Laws of probes, by name."""
 
 
 def _rows_of(denoise: Denoise) -> Select:
