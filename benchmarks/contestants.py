@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -113,8 +114,13 @@ class Contestant:
         self.prepare(net)
 
     def prepare(self, net: nn.Module) -> None:
-        """Makes AdamW, the same for all."""
-        self.adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+        """Makes AdamW: torch's, fused, which Phin calls without torch's class and what that imports."""
+        if self.library.module == "phin":
+            self.adamw = Optimizer(net, (0.9, 0.999), 0.01, muon=False)
+            self.move = partial(self.adamw.step, 1e-4)
+        else:
+            self.adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+            self.move = self.adamw.step
 
     def train(self, batch: Batch) -> None:
         """A step: forward, mean squared error, backward, and what comes of the gradients."""
@@ -125,7 +131,7 @@ class Contestant:
 
     def update(self) -> None:
         """Moves the weights by their gradients, and forgets these."""
-        self.adamw.step()
+        self.move()
         self.adamw.zero_grad()
 
     def call(self, batch: Batch) -> Tensor:

@@ -530,14 +530,14 @@ def test_a_training_process_stops_and_goes_on() -> None:
     assert Path("run/last.safetensors").exists()
 
 
-def test_sampling_imports_no_more_than_it_needs(files: dict[str, str]) -> None:
+def imported(*argv: object) -> set[str]:
+    """The modules that a command imports."""
     program = (
         "import json, sys; from phin.cli import main; code = main(sys.argv[1:]); "
         "print(json.dumps([code, *sys.modules]))"
     )
-    argv = ["sample", "--model", files["numbers"], "--prompt", "40213"]
     ran = subprocess.run(
-        [sys.executable, "-c", program, *argv],
+        [sys.executable, "-c", program, *map(str, argv)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
@@ -545,5 +545,17 @@ def test_sampling_imports_no_more_than_it_needs(files: dict[str, str]) -> None:
     )
     code, *modules = json.loads(ran.stdout.splitlines()[-1])
     assert code == 0
+    return set(modules)
+
+
+def test_sampling_imports_no_more_than_it_needs(files: dict[str, str]) -> None:
+    modules = imported("sample", "--model", files["numbers"], "--prompt", "40213")
     heavy = {"accelerate", "matplotlib", "sklearn", "scipy", "tensorboard", "torch._dynamo", "rich.progress"}
     assert heavy.isdisjoint(modules)
+
+
+def test_training_does_not_import_what_only_compiling_needs() -> None:
+    """torch's compiler, and the algebra that it shares with distributed tensors, take a second and 70 MB."""
+    modules = imported("train", "moons", *SMALL, *BRIEF, "--out", "run")
+    assert "accelerate" in modules
+    assert {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy"}.isdisjoint(modules)

@@ -128,6 +128,17 @@ class Task(nn.Module, abc.ABC):
         return None
 
 
+class _Parallel(nn.Module):
+    """What Accelerate puts under autocast and spreads over processes; the task itself stays as it is."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, step: int, rows: slice) -> Losses:
+        return self.task(step, rows)
+
+
 def fit(
     task: Task,
     config: TrainConfig,
@@ -272,9 +283,10 @@ def fit(
                 run.save(state)
             saved = clock()
 
+    # The task is where it belongs: to place it again, Accelerate imports what takes a second.
+    parallel = accelerator.prepare(_Parallel(task), device_placement=[False])
     log = Log(accelerator, out, state.step)
     with (
-        _prepared(accelerator, task) as parallel,
         log,
         display,
         _interruption(display) as interrupted,
@@ -368,16 +380,6 @@ def _accelerator(config: TrainConfig, out: Path) -> "Accelerator":
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(str(out), str(out / "tensorboard")),
     )
-
-
-@contextmanager
-def _prepared(accelerator: "Accelerator", task: Task) -> Iterator[nn.Module]:
-    """The task under autocast, and parallel over processes; afterwards it is its plain self again."""
-    try:
-        yield accelerator.prepare(task)
-    finally:
-        accelerator.unwrap_model(task, keep_fp32_wrapper=False)
-        vars(task).pop("_is_accelerate_prepared", None)
 
 
 @contextmanager
