@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from phin.cli import main
 from phin.families.latent import KLConfig
@@ -39,12 +41,21 @@ NETS: dict[str, nn.Module] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_training_ends_with_the_same_weights(name: str, tmp_path: Path) -> None:
-    recipe, found = RECIPES[name], list[dict[str, Tensor]]()
+def test_a_training_ends_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, found, again = RECIPES[name], list[dict[str, Tensor]](), list[object]()
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        again.append(args[0])
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("phin.training.recomputing.checkpoint", counted)
     for recompute in (False, True):
-        again = replace(recipe, train=replace(recipe.train, recompute=recompute))
-        run = train(again, tmp_path / str(recompute))
+        trained = replace(recipe, train=replace(recipe.train, recompute=recompute))
+        run = train(trained, tmp_path / str(recompute))
         found.append(read_weights(run.last)[0])
+        assert bool(again) == recompute
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
