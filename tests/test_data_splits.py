@@ -1,4 +1,4 @@
-"""Every data set gives a split in parts as it gives it whole."""
+"""Every kind of data that is in memory or is made gives a split in parts as it gives it whole."""
 
 from collections.abc import Callable
 

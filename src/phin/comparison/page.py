@@ -170,7 +170,8 @@ def groups(found: dict[str, Any]) -> dict[str, list[Line]]:
     n = max((model["likelihood"].get("images", 0) for model in made), default=0)
     note = f"upper bounds, on {n:,} test images" if n else ""
     training = [model["training"] for model in made]
-    both = "below, of the autoencoder before" if any("autoencoder_minutes" in one for one in training) else ""
+    latent = any("autoencoder_minutes" in one for one in training)
+    both = "below, of the autoencoder before, up to the weights that are used" if latent else ""
     return {
         "What it draws": pictures,
         "How likely it holds test images": [Line("bits a dimension", note, tuple(likely), None, "low")],

@@ -23,8 +23,8 @@ def costs(model: Model, data: Data) -> dict[str, Any]:
 
     The training is that up to the weights it has: a run whose best weights are earlier ones goes on longer.
     Operations are those of forward and backward passes through convolutions and products of matrices, a
-    multiplication with its addition counted as two. What is not known of a training is left out; of a
-    distilled model's, which needs its teacher, the operations.
+    multiplication with its addition counted as two; what `recompute` does a second time is not counted. What
+    is not known of a training is left out; of a distilled model's, which needs its teacher, the operations.
     """
     known: dict[str, Any] = {"parameters": sum(p.numel() for p in model.net.parameters())}
     if state := model.metadata.get("training", {}).get("state"):

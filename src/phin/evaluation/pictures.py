@@ -275,7 +275,7 @@ def _looked(
     starts = range(0, max(n - process()[1], 0) + 1, HELD)  # so that each process has some of the last ones
     for start, stop in pairwise([*starts, n]):
         pictures, label = _some(data, splits, n, plan.seed, range(start, stop))
-        found.update(pictures.numpy().tobytes())
+        found.update(pictures.contiguous().numpy().data)
         known = _features(features, pictures, label, start, summed, summary)
         first = first or (pictures[:HELD], known[:HELD])
         labels += [] if label is None else [label]

@@ -23,8 +23,9 @@ def place(features: Features, pictures: UInt8[Tensor, "n c h w"]) -> Path:
     So it is another for other data, another split or choice of it, and another number of them.
     """
     size = "x".join(map(str, pictures.shape))
-    found = sha256(f"{features.identity} {size} ".encode() + pictures.numpy().tobytes()).hexdigest()
-    return cache_folder() / "features" / f"{features.name}-{size}-{found[:16]}.safetensors"
+    found = sha256(f"{features.identity} {size} ".encode())
+    found.update(pictures.contiguous().numpy().data)
+    return cache_folder() / "features" / f"{features.name}-{size}-{found.hexdigest()[:16]}.safetensors"
 
 
 def read(features: Features, pictures: UInt8[Tensor, "n c h w"]) -> Seen | None:
