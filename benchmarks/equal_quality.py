@@ -52,9 +52,9 @@ OURS = {"dpmpp_2m": (2, 3, 4, 5, 6, 8, 10, 15, 25, 50), "unipc_2": (3, 4, 5, 6, 
 THEIRS: dict[str, dict[str, tuple[int, ...]]] = {
     "diffusers": {
         "DDPMScheduler": (1000,),  # that of the script that trained it
-        "DDIMScheduler": (10, 20, 50, 100, 250),
-        "DPMSolverMultistepScheduler": (5, 10, 20, 50),
-        "UniPCMultistepScheduler": (5, 10, 20, 50),
+        "DDIMScheduler": (5, 10, 20, 50, 100, 250),
+        "DPMSolverMultistepScheduler": (3, 4, 5, 6, 8, 10, 20, 50),
+        "UniPCMultistepScheduler": (3, 4, 5, 6, 8, 10, 20, 50),
     },
     "denoising-diffusion-pytorch": {"DDIM": (10, 20, 50, 100, 250), "DDPM": (1000,)},
 }
