@@ -7,7 +7,7 @@ no noise, by those of `phin tune`, which begin as in their papers, without the f
 start, and by two that add noise. The last rows have levels that are searched for, as by `phin tune`, from
 the model alone: of UniPC, of DPM-Solver++(3M) and of DEIS. DEIS stands for iPNDM, whose weights are its own
 for levels that are equally far apart; those searched for are not. What as many calls lead to as anybody
-would spend is the limit; a solver has come close when it is within five per cent of that.
+would spend is the limit; a solver has come close when its distance is at most 1.05 times that.
 
 It is about 4 million calls of the network, half of them for the limit, and without `--model` half an hour of
 training before. It goes on where it was interrupted, figure by figure.
@@ -119,8 +119,8 @@ class FewCalls(Digits):
             f"Frechet distance of {self.n:,} pictures from as many test pictures, in the features of the "
             f"digit reader, ± one standard error, most of which all entries share: noise and labels are the "
             f"same. {self.limit:,} calls of DPM-Solver++(3M): {number(best)}; as many training pictures: "
-            f"{number(best['floor'])}. The last column: calls from which on it is within "
-            f"{100 * (CLOSE - 1):.0f} % of the former. Model: {self.model or self.trained}, told the labels, "
+            f"{number(best['floor'])}. The last column: calls from which on it is at most {CLOSE:g} times the "
+            f"former. Model: {self.model or self.trained}, told the labels, "
             f"guidance {self.guidance:g}; seed {self.seed}."
         )
         return f"{report.markdown(['calls', *map(str, columns), 'close from'], rows)}\n\n{note}"
