@@ -119,8 +119,8 @@ class FewCalls(Digits):
             f"Frechet distance of {self.n:,} pictures from as many test pictures, in the features of the "
             f"digit reader, ± one standard error, most of which all entries share: noise and labels are the "
             f"same. {self.limit:,} calls of DPM-Solver++(3M): {number(best)}; as many training pictures: "
-            f"{number(best['floor'])}. The last column: calls from which on it is at most {CLOSE:g} times the "
-            f"former. Model: {self.model or self.trained}, told the labels, "
+            f"{number(best['floor'])}. The last column: calls from which on it is at most {CLOSE:g} times "
+            f"the former. Model: {self.model or self.trained}, told the labels, "
             f"guidance {self.guidance:g}; seed {self.seed}."
         )
         return f"{report.markdown(['calls', *map(str, columns), 'close from'], rows)}\n\n{note}"
