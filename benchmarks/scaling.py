@@ -58,25 +58,31 @@ class Growth:
     costs: Mapping[str, Mapping[int, float]]
     """By what costs, and by size."""
 
+    @property
+    def sizes(self) -> list[int]:
+        """All, in their order."""
+        return sorted({size for by_size in self.costs.values() for size in by_size})
+
     def exponents(self) -> dict[str, float]:
         """Of the power laws that fit."""
         return {name: exponent([*by_size], [*by_size.values()]) for name, by_size in self.costs.items()}
 
     def table(self) -> str:
         """In Markdown; the last row has the exponents."""
-        sizes = sorted({size for by_size in self.costs.values() for size in by_size})
         rows = [
             [
                 f"{size:,}",
                 *(f"{by_size[size]:.4g}" if size in by_size else "" for by_size in self.costs.values()),
             ]
-            for size in sizes
+            for size in self.sizes
         ]
         rows.append(["exponent", *("" if isnan(b) else f"{b:.2f}" for b in self.exponents().values())])
         return markdown([self.across, *self.costs], rows)
 
     def draw(self, axes: Any) -> None:
         """Costs by size, both logarithmic."""
+        from matplotlib.ticker import LogLocator
+
         colours = light()
         for i, ((name, by_size), b) in enumerate(
             zip(self.costs.items(), self.exponents().values(), strict=True), 1
@@ -87,6 +93,12 @@ class Growth:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        costs = [cost for by_size in self.costs.values() for cost in by_size.values()]
+        near = max(costs) < 100 * min(costs)  # powers of ten alone would be too few
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xticks(self.sizes, [f"{size:,}" for size in self.sizes])
+        axes.minorticks_off()
 
 
 def network(width: int = UNetConfig().channels[0]) -> Contestant:
