@@ -1,6 +1,6 @@
 """How steadily a GAN trains: the gradients of both players over time, with R1, without, and otherwise.
 
-    python experiments/gan_stability.py --minutes 5
+    python experiments/gan_stability.py --minutes 4
 
 The same networks are trained from several seeds: with R1 (Mescheder et al., 2018, arXiv:1801.04406), without
 any regularisation, and with spectral normalisation in its place (Miyato et al., 2018, arXiv:1802.05957). The
